@@ -1,0 +1,74 @@
+"""What may happen to a sandbox: one pure table.
+
+`apply` takes the state a sandbox is in and what happened, and answers the new state with the
+instructions that its owner (the scheduler) must carry out. Nothing else changes a state.
+"""
+
+from enum import StrEnum
+
+from opene2b.core.errors import WrongState
+
+
+class SandboxState(StrEnum):
+    STARTING = "starting"
+    """Promised; the node is making it. Not visible to clients."""
+    RUNNING = "running"
+    """envd answers."""
+    KILLING = "killing"
+    """Asked to end; the node is freeing what it used. Clients see it as gone."""
+
+
+class SandboxEvent(StrEnum):
+    STARTED = "started"
+    """The node says that envd answers."""
+    START_FAILED = "start_failed"
+    """The node undid it, or never had it."""
+    KILL = "kill"
+    """A client asked."""
+    EXPIRED = "expired"
+    """`end_at` has passed."""
+    LOST = "lost"
+    """It ended by itself, or its node has it no longer."""
+    FREED = "freed"
+    """The node freed everything it used."""
+
+
+class Instruction(StrEnum):
+    KILL_ON_NODE = "kill_on_node"
+    SCHEDULE_EXPIRY = "schedule_expiry"
+    CANCEL_EXPIRY = "cancel_expiry"
+    FORGET = "forget"
+    """Delete the row: the sandbox is no more."""
+
+
+S, E, I = SandboxState, SandboxEvent, Instruction  # noqa: E741 - the table reads better with short names
+
+TABLE: dict[
+    tuple[SandboxState, SandboxEvent], tuple[SandboxState | None, tuple[Instruction, ...]]
+] = {
+    (S.STARTING, E.STARTED): (S.RUNNING, (I.SCHEDULE_EXPIRY,)),
+    (S.STARTING, E.START_FAILED): (None, (I.FORGET,)),
+    (S.STARTING, E.KILL): (S.KILLING, (I.KILL_ON_NODE,)),
+    (S.STARTING, E.EXPIRED): (S.KILLING, (I.KILL_ON_NODE,)),
+    (S.STARTING, E.LOST): (None, (I.FORGET,)),
+    (S.RUNNING, E.KILL): (S.KILLING, (I.CANCEL_EXPIRY, I.KILL_ON_NODE)),
+    (S.RUNNING, E.EXPIRED): (S.KILLING, (I.KILL_ON_NODE,)),
+    (S.RUNNING, E.LOST): (S.KILLING, (I.CANCEL_EXPIRY, I.KILL_ON_NODE)),
+    # The node frees what an ended sandbox used only when told: KILL_ON_NODE is repeatable.
+    (S.KILLING, E.FREED): (None, (I.FORGET,)),
+    (S.KILLING, E.LOST): (S.KILLING, ()),
+    (S.KILLING, E.EXPIRED): (S.KILLING, ()),
+    (S.KILLING, E.STARTED): (S.KILLING, (I.KILL_ON_NODE,)),
+    (S.KILLING, E.START_FAILED): (None, (I.FORGET,)),
+}
+"""(state, event) -> (new state or None when the sandbox is no more, instructions in order)."""
+
+
+def apply(
+    state: SandboxState, event: SandboxEvent
+) -> tuple[SandboxState | None, tuple[Instruction, ...]]:
+    """Raises WrongState for what the table does not have."""
+    try:
+        return TABLE[state, event]
+    except KeyError:
+        raise WrongState(f"a sandbox that is {state.value!r} cannot take {event.value!r}") from None

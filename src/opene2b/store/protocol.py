@@ -1,0 +1,122 @@
+"""The store protocol. All methods are safe to call from many tasks; each is one transaction.
+
+Methods raise `core.errors` only: NotFound and AlreadyExists where they say so, Internal when the
+database cannot do its part.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from opene2b.core.ids import ExecutionId, KeyId, SandboxId, TeamId, TemplateId
+from opene2b.core.records import ApiKey, IdempotencyRecord, Sandbox, Team, Template
+from opene2b.core.states import SandboxState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxQuery:
+    """What a page of sandboxes is chosen by. Order is (started_at, id)."""
+
+    team_id: TeamId
+    states: frozenset[SandboxState]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """All pairs must be there, exactly."""
+    template_id: TemplateId | None = None
+    started_after: datetime | None = None
+    """Inclusive."""
+    ascending: bool = False
+    after: tuple[datetime, str] | None = None
+    """(started_at, id) of the last row of the page before."""
+    limit: int = 100
+
+
+class Store(Protocol):
+    async def open(self) -> None:
+        """Connect and bring the schema up to date."""
+        ...
+
+    async def close(self) -> None: ...
+
+    # teams and keys
+    async def ensure_team(self, team: Team) -> Team:
+        """The team with this slug; inserts the given one if there is none."""
+        ...
+
+    async def add_key(self, key: ApiKey) -> None:
+        """Raises AlreadyExists: a key with this digest is there (revoked ones included)."""
+        ...
+
+    async def key_by_digest(self, digest: str) -> ApiKey | None: ...
+
+    async def keys(self, team_id: TeamId) -> Sequence[ApiKey]:
+        """By creation, revoked ones included."""
+        ...
+
+    async def revoke_key(self, key_id: KeyId, *, at: datetime) -> ApiKey:
+        """Raises NotFound. Revoking a revoked key changes nothing."""
+        ...
+
+    async def touch_key(self, key_id: KeyId, *, at: datetime) -> None: ...
+
+    # templates
+    async def put_template(self, template: Template) -> None:
+        """Insert or replace by id. Raises AlreadyExists: one of its aliases is another's of the same team."""
+        ...
+
+    async def template(self, template_id: TemplateId) -> Template | None: ...
+
+    async def template_by_alias(self, alias: str, *, team_id: TeamId | None) -> Template | None:
+        """The team's own template of this alias (team_id None: the default one)."""
+        ...
+
+    async def templates(self, team_id: TeamId) -> Sequence[Template]:
+        """The team's own and the default ones, newest first."""
+        ...
+
+    async def count_spawn(self, template_id: TemplateId, *, at: datetime) -> None: ...
+
+    # sandboxes
+    async def add_sandbox(self, sandbox: Sandbox) -> None:
+        """Raises AlreadyExists."""
+        ...
+
+    async def sandbox(self, sandbox_id: SandboxId) -> Sandbox | None: ...
+
+    async def query_sandboxes(self, query: SandboxQuery) -> Sequence[Sandbox]:
+        """At most `limit + 1` rows: the one more tells that there is a next page."""
+        ...
+
+    async def count_sandboxes(self, team_id: TeamId, states: frozenset[SandboxState]) -> int: ...
+
+    async def all_sandboxes(self) -> Sequence[Sandbox]:
+        """Every row of every team: read once, at start."""
+        ...
+
+    async def update_sandbox(
+        self,
+        sandbox_id: SandboxId,
+        *,
+        expected: frozenset[SandboxState],
+        execution_id: ExecutionId | None = None,
+        **changes: Any,
+    ) -> Sandbox | None:
+        """Change fields of the row if its state is one of `expected` (and its execution the given one).
+
+        The compare and the change are one transaction. Returns the new row, or None when there is no
+        such row or it does not match: the caller reads again and decides.
+        """
+        ...
+
+    async def delete_sandbox(self, sandbox_id: SandboxId) -> bool: ...
+
+    # idempotency
+    async def claim_idempotency(self, record: IdempotencyRecord) -> IdempotencyRecord | None:
+        """Keep this promise, unless one is kept under its team and key: then return that one."""
+        ...
+
+    async def drop_idempotency(self, team_id: TeamId, key: str) -> None: ...
+
+    async def sweep_idempotency(self, *, before: datetime) -> int:
+        """Delete promises made before a moment; returns how many."""
+        ...
