@@ -1,0 +1,3 @@
+from opene2b.forkserver.main import main
+
+main()

@@ -1,0 +1,96 @@
+"""Control groups of version 1, 2 and the hybrid of both: where they are mounted, how to join and empty them."""
+
+import errno
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+
+
+class Layout(StrEnum):
+    V1 = "v1"
+    HYBRID = "hybrid"
+    """Version 1 controllers, and a version 2 tree beside them."""
+    V2 = "v2"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hierarchies:
+    layout: Layout
+    mounts: Mapping[str, Path] = field(default_factory=dict)
+    """Controller list as /proc/self/cgroup names it (`cpu,cpuacct`, `name=systemd`, `` for v2) -> mount point."""
+
+
+def discover(mountinfo: Path = Path("/proc/self/mountinfo")) -> Hierarchies:
+    mounts: dict[str, Path] = {}
+    for line in mountinfo.read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        point = Path(left.split()[4])
+        kind, _, options = right.split(maxsplit=2)
+        if not point.is_relative_to(ROOT):
+            continue
+        if kind == "cgroup2":
+            mounts[""] = point
+        elif kind == "cgroup":
+            flags = {"rw", "ro", "xattr", "none", "clone_children", "noprefix", "release_agent"}
+            names = [name for name in options.split(",") if name.split("=")[0] not in flags]
+            for name in names:
+                mounts[name] = point
+    version_1 = any(name for name in mounts)
+    if not mounts:
+        layout = Layout.NONE
+    elif "" in mounts and version_1:
+        layout = Layout.HYBRID
+    else:
+        layout = Layout.V1 if version_1 else Layout.V2
+    return Hierarchies(layout=layout, mounts=mounts)
+
+
+def of_process(pid: int, hierarchies: Hierarchies) -> Iterator[Path]:
+    """The directories of the groups that a process is in, the root groups left out."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        _, names, path = line.split(":", 2)
+        if path == "/":
+            continue
+        for name in names.split(","):
+            if name in hierarchies.mounts:
+                yield hierarchies.mounts[name] / path.lstrip("/")
+                break
+
+
+def named(path: str, hierarchies: Hierarchies) -> Iterator[Path]:
+    """The directories that a group of this path has, in every hierarchy that has it."""
+    for mount in dict.fromkeys(hierarchies.mounts.values()):
+        directory = mount / path.lstrip("/")
+        if directory.is_dir():
+            yield directory
+
+
+def join(directory: Path) -> None:
+    """Move the calling process."""
+    (directory / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def remove(directory: Path, *, limit_s: float = 2.0) -> None:
+    """Remove an emptied group with what a guest made below it; waits for the kernel to let go of it.
+
+    Raises OSError EBUSY when processes remain in it.
+    """
+    until = time.monotonic() + limit_s
+    while True:
+        try:
+            for below, _, _ in os.walk(directory, topdown=False):
+                os.rmdir(below)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            # A group stays busy for a moment after its last process was reaped.
+            if exc.errno != errno.EBUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.002)

@@ -1,0 +1,291 @@
+"""The OCI driver: sandboxes as containers made by crun or runc, with envd forked into them."""
+
+import asyncio
+import errno
+import json
+import logging
+import os
+import shutil
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from opene2b.core.errors import Internal, OutOfSpace, ServiceError, Unsupported
+from opene2b.core.ids import SandboxId
+from opene2b.core.paths import Home
+from opene2b.forkserver import plan as plans
+from opene2b.forkserver.enter import ENVD_PORT
+from opene2b.forkserver.plan import Envd, Plan, Started
+from opene2b.forkserver.profile import capability_mask
+from opene2b.linux import cgroups, processes
+from opene2b.linux.cgroups import Layout
+from opene2b.runtime.oci import spec as specs
+from opene2b.runtime.oci.client import ForkServerClient
+from opene2b.runtime.protocol import Capabilities, Exit, Handle, Isolation, SandboxSpec, Status
+
+log = logging.getLogger(__name__)
+
+BINARIES = ("crun", "runc")
+ENVD_RETRY_S = 0.2
+"""Between tries to bring envd back: the guest may hold its port."""
+
+
+def create(*, home: Home, oci_binary: str | None) -> "OciRuntime":
+    return OciRuntime(state=home.run / "oci", binary=oci_binary)
+
+
+class OciRuntime:
+    """See `runtime.protocol`. A handle is {sandbox_id, directory, init_pid, init_started, envd_pid, envd_started}."""
+
+    name = "oci"
+    capabilities = Capabilities(isolation=Isolation.NAMESPACE)
+
+    def __init__(self, *, state: Path, binary: str | None) -> None:
+        self.state = state
+        self.binary = binary
+        self.forkserver = ForkServerClient()
+        self.hierarchies = cgroups.discover()
+        self.command: list[str] = []
+        self.init_binary = Path()
+
+    async def open(self) -> None:
+        self.command = [
+            find_binary(self.binary),
+            "--root",
+            str(self.state),
+            *(["--cgroup-manager=cgroupfs"] if "crun" in find_binary(self.binary) else []),
+        ]
+        found = shutil.which("catatonit")
+        if found is None:
+            raise Unsupported("catatonit is missing: install the package catatonit")
+        self.init_binary = Path(found)
+        self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self.forkserver.open()
+
+    async def close(self) -> None:
+        await self.forkserver.close()
+
+    async def start(self, spec: SandboxSpec) -> Handle:
+        try:
+            self.write_files(spec)
+            try:
+                started = await self.forkserver.start(spec.directory)
+            except BaseException:
+                await asyncio.shield(self.undo(spec.directory, spec.sandbox_id))
+                raise
+        except OSError as exc:
+            if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise OutOfSpace("no space left for a sandbox", detail=str(exc)) from exc
+            raise Internal(
+                f"cannot start sandbox '{spec.sandbox_id}'",
+                reason="sandbox_create_failed",
+                detail=str(exc),
+            ) from exc
+        return handle(spec, started)
+
+    def write_files(self, spec: SandboxSpec) -> None:
+        """Everything that the fork server's child will need, below the sandbox's own directory."""
+        directory = spec.directory
+        upper = directory / plans.WRITABLE / "upper"
+        for path in (
+            upper / "etc",
+            directory / plans.WRITABLE / "work",
+            directory / plans.MOUNTS / "disk",
+            directory / plans.MOUNTS / "root",
+            directory / plans.BUNDLE,
+        ):
+            path.mkdir(parents=True, mode=0o755)
+        (upper / "etc/hostname").write_text(spec.hostname + "\n")
+        (upper / "etc/hosts").write_text(
+            "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
+            f"{spec.place.address} {spec.hostname}\n"
+        )
+        (upper / "etc/resolv.conf").write_text(
+            "".join(f"nameserver {server}\n" for server in spec.place.nameservers)
+        )
+        config = specs.config(
+            root=directory / plans.MOUNTS / "root",
+            init_binary=self.init_binary,
+            index=spec.place.index,
+            netns_path=str(spec.place.netns_path),
+            hostname=spec.hostname,
+            sandbox_id=spec.sandbox_id,
+            resources=spec.resources,
+        )
+        (directory / plans.BUNDLE / "config.json").write_text(json.dumps(config))
+        plans.save(
+            directory,
+            Plan(
+                sandbox_id=spec.sandbox_id,
+                layers=[str(layer) for layer in spec.layers],
+                first_id=specs.first_id(spec.place.index),
+                id_range=specs.ID_RANGE,
+                netns_path=str(spec.place.netns_path),
+                runtime_command=self.command,
+                hide_unified_cgroups="crun" in self.command[0]
+                and self.hierarchies.layout is Layout.HYBRID,
+                capabilities=capability_mask(),
+                envd=Envd(**{**asdict(spec.envd), "env_vars": dict(spec.envd.env_vars)}),
+            ),
+        )
+
+    async def recover(self, handle: Handle) -> Status:
+        alive = processes.start_time(handle["init_pid"]) == handle["init_started"]
+        return Status.RUNNING if alive else Status.ENDED
+
+    async def wait(self, handle: Handle) -> Exit:
+        """Also keeps envd there: when it ends before its sandbox, it is forked again."""
+        async with asyncio.TaskGroup() as group:
+            keeper = group.create_task(self.keep_envd(dict(handle)))
+            await ended(handle["init_pid"], handle["init_started"])
+            keeper.cancel()
+        return Exit(reason="exited")
+
+    async def keep_envd(self, handle: dict[str, Any]) -> None:
+        pid, started = handle["envd_pid"], handle["envd_started"]
+        while True:
+            await ended(pid, started)
+            if processes.start_time(handle["init_pid"]) != handle["init_started"]:
+                return
+            log.warning("envd_ended", extra={"sandbox_id": handle["sandbox_id"]})
+            try:
+                again = await self.forkserver.start_envd(Path(handle["directory"]))
+            except (OSError, ServiceError) as exc:
+                log.warning(
+                    "envd_start_refused",
+                    extra={"sandbox_id": handle["sandbox_id"], "detail": str(exc)},
+                )
+                await asyncio.sleep(ENVD_RETRY_S)
+                continue
+            pid, started = again.envd_pid, again.envd_started
+
+    async def stop(self, handle: Handle, *, grace_s: float) -> None:
+        init = processes.open_process(handle["init_pid"], handle["init_started"])
+        if init is None:
+            return
+        try:
+            if grace_s > 0:
+                for pid in await asyncio.to_thread(self.members, handle["sandbox_id"]):
+                    if pid != handle["init_pid"]:
+                        terminate(pid)
+                await self.emptied(handle, grace_s)
+            # The end of its pid 1 ends everything in the pid namespace, envd included.
+            processes.kill(init)
+            await readable(init)
+        finally:
+            os.close(init)
+
+    def members(self, sandbox_id: str) -> list[int]:
+        for directory in cgroups.named(specs.cgroup_path(sandbox_id), self.hierarchies):
+            return [int(line) for line in (directory / "cgroup.procs").read_text().split()]
+        return []
+
+    async def emptied(self, handle: Handle, limit_s: float) -> None:
+        until = asyncio.get_running_loop().time() + limit_s
+        while asyncio.get_running_loop().time() < until:
+            left = await asyncio.to_thread(self.members, handle["sandbox_id"])
+            if set(left) <= {handle["init_pid"], handle["envd_pid"]}:
+                return
+            await asyncio.sleep(0.02)
+
+    async def destroy(self, handle: Handle) -> None:
+        await self.undo(Path(handle["directory"]), SandboxId(handle["sandbox_id"]))
+
+    async def undo(self, spec_directory: Path, sandbox_id: SandboxId) -> None:
+        if (self.state / sandbox_id).exists():
+            process = await asyncio.create_subprocess_exec(
+                *self.command,
+                "delete",
+                "--force",
+                sandbox_id,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            _, said = await process.communicate()
+            if process.returncode != 0 and (self.state / sandbox_id).exists():
+                raise Internal(
+                    f"cannot remove what sandbox '{sandbox_id}' used",
+                    detail=said.decode(errors="replace"),
+                )
+        await asyncio.to_thread(self.remove_groups, sandbox_id)
+        await asyncio.to_thread(empty, spec_directory)
+
+    def remove_groups(self, sandbox_id: str) -> None:
+        for directory in cgroups.named(specs.cgroup_path(sandbox_id), self.hierarchies):
+            for pid in (directory / "cgroup.procs").read_text().split():
+                os.kill(int(pid), signal.SIGKILL)
+            cgroups.remove(directory)
+
+    async def prepare(self, index: int) -> None:
+        """Make the id range of a slot ready, off the path of a create."""
+        await self.forkserver.prepare(specs.first_id(index))
+
+    def netns_path(self, handle: Handle) -> Path | None:
+        return Path(f"/proc/{handle['init_pid']}/ns/net")
+
+    def envd_port(self, handle: Handle) -> int:
+        return ENVD_PORT
+
+
+def handle(spec: SandboxSpec, started: Started) -> Handle:
+    return {
+        "sandbox_id": spec.sandbox_id,
+        "directory": str(spec.directory),
+        "init_pid": started.init_pid,
+        "init_started": started.init_started,
+        "envd_pid": started.envd_pid,
+        "envd_started": started.envd_started,
+    }
+
+
+def find_binary(wanted: str | None) -> str:
+    for name in [wanted] if wanted else BINARIES:
+        found = shutil.which(name)
+        if found:
+            return found
+    raise Unsupported(f"{wanted or 'crun'} is missing: install the package crun (or runc)")
+
+
+async def ended(pid: int, started: int) -> None:
+    """Return when this process has ended; at once if it has."""
+    fd = processes.open_process(pid, started)
+    if fd is None:
+        return
+    try:
+        await readable(fd)
+    finally:
+        os.close(fd)
+
+
+async def readable(pidfd: int) -> None:
+    """A pidfd becomes readable when its process has ended."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def has_ended() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    loop.add_reader(pidfd, has_ended)
+    try:
+        await future
+    finally:
+        loop.remove_reader(pidfd)
+
+
+def terminate(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return
+
+
+def empty(directory: Path) -> None:
+    """Remove all that `start` put below a sandbox's directory, what the guest wrote included."""
+    for entry in os.scandir(directory) if directory.exists() else ():
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
