@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from opene2b.core.errors import Internal, OutOfSpace
+from opene2b.core.errors import Internal, OutOfSpace, Unsupported
 from opene2b.core.ids import ImageId
 from opene2b.core.paths import Home
-from opene2b.image import debian, site, sources
+from opene2b.image import debian, oci, site, sources
 from opene2b.image import manifest as manifests
+from opene2b.image.disk import need_space, size_of
 from opene2b.image.manifest import Manifest
 from opene2b.image.progress import Progress
 from opene2b.image.site import Site
@@ -137,7 +138,17 @@ async def from_debian(
 async def from_oci(
     place: Site, settings: BaseSettings, progress: Callable[[Progress], None]
 ) -> Manifest:
-    raise NotImplementedError
+    assert settings.oci_image is not None
+    if os.geteuid() != 0:
+        raise Unsupported("building the base template needs root: run it with sudo")
+    return await oci.pull(
+        place,
+        settings.oci_image,
+        username=settings.registry_username,
+        password=settings.registry_password,
+        insecure=settings.insecure_registry,
+        progress=progress,
+    )
 
 
 def platform_text() -> str:
@@ -162,15 +173,6 @@ def memory_is_ample() -> bool:
         line = next(line for line in lines if line.startswith("MemAvailable:"))
         available = int(line.split()[1]) << 10
     return min(free, available) >= SCRATCH_BYTES
-
-
-def need_space(directory: Path, size_bytes: int) -> None:
-    free = shutil.disk_usage(directory).free
-    if free < size_bytes:
-        raise OutOfSpace(
-            f"{directory} has {free >> 20} MiB free and the base template needs"
-            f" {size_bytes >> 20} MiB: make room, or set OPENE2B_HOME to another disk"
-        )
 
 
 async def copy_tree(source: Path, target: Path) -> None:
@@ -209,22 +211,3 @@ async def copy_tree(source: Path, target: Path) -> None:
         if "No space left" in text:
             raise OutOfSpace(f"no space left on {target.parent}", detail=text)
         raise Internal("copying the base template to its disk ended badly", detail=text)
-
-
-def size_of(tree: Path) -> int:
-    """Bytes that the tree takes on its disk, each hard link counted once."""
-    seen: set[int] = set()
-    total = 0
-    stack = [str(tree)]
-    while stack:
-        with os.scandir(stack.pop()) as entries:
-            for entry in entries:
-                info = entry.stat(follow_symlinks=False)
-                if info.st_nlink > 1 and not entry.is_dir(follow_symlinks=False):
-                    if info.st_ino in seen:
-                        continue
-                    seen.add(info.st_ino)
-                total += info.st_blocks * 512
-                if entry.is_dir(follow_symlinks=False):
-                    stack.append(entry.path)
-    return total

@@ -89,6 +89,10 @@ def add_user(root: Root) -> Account:
     add_shadow(root)
     make_home(root, account)
     if account.sudo:
+        rules = root.read("/etc/sudoers") or "root ALL=(ALL:ALL) ALL\n"
+        if "includedir /etc/sudoers.d" not in rules:
+            rules = f"{rules.rstrip()}\n@includedir /etc/sudoers.d\n"
+            root.write("/etc/sudoers", rules, mode=0o440)
         os.close(root.directory("/etc/sudoers.d", create=True))
         root.write("/etc/sudoers.d/90-opene2b", f"{USER} ALL=(ALL:ALL) NOPASSWD:ALL\n", mode=0o440)
     return account

@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
+import subprocess
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -80,8 +80,8 @@ class Site:
             self.paths = json.loads(self.record.read_bytes())
         for path in map(Path, self.paths):
             if path not in kept:
-                with contextlib.suppress(FileNotFoundError):
-                    shutil.rmtree(path)
+                # rm, because an image may nest deeper than Python's own removal can follow.
+                subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=True)
         manifests.progress_path(self.home, self.image_id).unlink(missing_ok=True)
         self.record.unlink(missing_ok=True)
         self.paths = []
