@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -36,6 +37,7 @@ PACKAGES = (
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the name in it is random and noted by Site
 SCRATCH_BYTES = 2 << 30
 """A build peaks at 0.65 GB: the tree, the packages, the lists."""
+SAY_EVERY_S = 0.2
 DISK_BYTES = 1 << 30
 """The finished tree is 0.5 GB."""
 
@@ -80,8 +82,14 @@ async def ensure(
         if (done := manifests.load(home, BASE)) is not None:
             return done
 
+        said_at = 0.0
+
         def report(step: Progress) -> None:
-            place.say(step.message)
+            nonlocal said_at
+            # A download reports every chunk; a person reads a file some times a second.
+            if time.monotonic() - said_at >= SAY_EVERY_S:
+                place.say(step.message)
+                said_at = time.monotonic()
             progress(step)
 
         built = await (from_oci if settings.oci_image else from_debian)(place, settings, report)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import io
+import os
 import subprocess
 import threading
 import zlib
@@ -224,6 +225,8 @@ def decompressed(file: IO[bytes], layer: Descriptor) -> Iterator[IO[bytes]]:
 
 
 def zstd(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    # The child reads from the descriptor, whose position is not that of our buffered file.
+    os.lseek(file.fileno(), 0, os.SEEK_SET)
     try:
         process = subprocess.Popen(
             ["zstd", "-dc", "-q"], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
