@@ -144,9 +144,10 @@ def explain(code: int, tail: list[str], found: Found, log: Path) -> Internal | O
             detail=text,
             retryable=True,
         )
-    last = next((line for line in reversed(tail) if line.startswith(("E:", "dpkg:"))), "")
+    # The first complaint is the cause; mmdebstrap's own, after it, only say what was given up.
+    first = next((line for line in tail if line.startswith(("E:", "dpkg: error"))), "")
     return Internal(
-        f"mmdebstrap ended with code {code} ({last or 'no reason given'}); the log is {log}",
+        f"mmdebstrap ended with code {code} ({first or 'no reason given'}); the log is {log}",
         reason="base_build",
         detail=text,
     )

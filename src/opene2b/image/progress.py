@@ -27,7 +27,8 @@ ANNOUNCEMENTS = (
     ("installing remaining packages", "download", 0.30, "downloading the remaining packages"),
     ("cleaning package lists", "install", 0.95, "removing package lists and caches"),
 )
-REMAINING_START, UNPACK_START, UNPACKED, CONFIGURED = 0.30, 0.33, 0.75, 0.95
+REMAINING_START, UNPACK_START = 0.30, 0.33
+UNPACK_SHARE, CONFIGURE_SHARE = 0.42, 0.20
 TOTAL = re.compile(r"(\d+) newly installed")
 
 
@@ -56,21 +57,19 @@ class LogReader:
             return None
         if line.startswith("Unpacking "):
             self.unpacked += 1
-            share = min(1.0, self.unpacked / self.total)
-            return Progress(
-                stage="install",
-                fraction=UNPACK_START + share * (UNPACKED - UNPACK_START),
-                message=f"unpacking packages: {self.unpacked} of {self.total}",
-            )
+            return self._counted(f"unpacking packages: {self.unpacked} of {self.total}")
         if line.startswith("Setting up "):
             self.configured += 1
-            share = min(1.0, self.configured / self.total)
-            return Progress(
-                stage="install",
-                fraction=UNPACKED + share * (CONFIGURED - UNPACKED),
-                message=f"configuring packages: {self.configured} of {self.total}",
-            )
+            return self._counted(f"configuring packages: {self.configured} of {self.total}")
         return None
+
+    def _counted(self, message: str) -> Progress:
+        # dpkg goes back and forth: what others need before they unpack is configured early.
+        unpacked = min(1.0, self.unpacked / self.total) * UNPACK_SHARE
+        configured = min(1.0, self.configured / self.total) * CONFIGURE_SHARE
+        return Progress(
+            stage="install", fraction=UNPACK_START + unpacked + configured, message=message
+        )
 
     def _announcement(self, text: str) -> Progress | None:
         for start, stage, fraction, message in ANNOUNCEMENTS:
