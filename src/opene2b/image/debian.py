@@ -31,6 +31,8 @@ path-exclude=/usr/share/info/*
 path-exclude=/usr/share/locale/*
 path-include=/usr/share/locale/locale.alias
 path-exclude=/usr/share/lintian/*
+# A sandbox that dies while it installs is thrown away: no need to wait for the disk.
+force-unsafe-io
 # `pip install` works as it does in the original's base image.
 path-exclude=/usr/lib/python3*/EXTERNALLY-MANAGED
 """
@@ -84,6 +86,7 @@ async def bootstrap(
         *("--aptopt", 'APT::Install-Recommends "false"', "--aptopt", APT_CONFIG.strip()),
         # The unprivileged user of apt cannot enter the directory above, which is closed to others.
         *("--aptopt", 'APT::Sandbox::User "root"'),
+        *("--aptopt", 'Dpkg::Use-Pty "false"'),
         *("--aptopt", 'Acquire::Retries "2"', "--aptopt", 'Acquire::http::Timeout "30"'),
         *("--keyring", str(found.keyring)),
         f'--extract-hook=sh {shlex.quote(str(hook))} "$1" < {shlex.quote(str(config))}',
