@@ -167,11 +167,14 @@ def platform_text() -> str:
 
 
 def memory_is_ample() -> bool:
-    """Whether the build may take place in memory: three times as fast as on a disk.
+    """Whether the build may take place in memory: 27 s instead of 35 s on a quick disk.
 
-    The tmpfs has a limit of its own and the machine may have less memory than it promises.
+    The tmpfs has a limit of its own and the machine may have less memory than it promises. In
+    containers it is often mounted so that no program in it can be started.
     """
     try:
+        if os.statvfs(SHARED_MEMORY).f_flag & os.ST_NOEXEC:
+            return False
         free = shutil.disk_usage(SHARED_MEMORY).free
     except FileNotFoundError:
         return False

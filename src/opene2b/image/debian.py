@@ -22,6 +22,8 @@ from opene2b.image.sources import Found, public
 RECIPE = "1"
 """Raise it when the tree made from the same packages changes: part of the layer's id."""
 DEADLINE_S = 1800.0
+REASON_CHARACTERS = 200
+"""Of a line of the log in a message: mmdebstrap quotes commands with a hundred files."""
 DPKG_CONFIG = """\
 # Kept in the guest: what is installed later leaves the same things out.
 path-exclude=/usr/share/doc/*
@@ -150,7 +152,7 @@ def explain(code: int, tail: list[str], found: Found, log: Path) -> Internal | O
     # The first complaint is the cause; mmdebstrap's own, after it, only say what was given up.
     first = next((line for line in tail if line.startswith(("E:", "dpkg: error"))), "")
     return Internal(
-        f"mmdebstrap ended with code {code} ({first or 'no reason given'}); the log is {log}",
+        f"mmdebstrap ended with code {code} ({first[:REASON_CHARACTERS] or 'no reason given'}); the log is {log}",
         reason="base_build",
         detail=text,
     )

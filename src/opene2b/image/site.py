@@ -20,6 +20,7 @@ import subprocess
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
+from opene2b.core.errors import Internal
 from opene2b.core.ids import ImageId
 from opene2b.core.paths import Home
 from opene2b.image import manifest as manifests
@@ -27,6 +28,8 @@ from opene2b.image.manifest import Manifest
 
 PREFIX = "opene2b-build-"
 LOCK_POLL_S = 0.2
+REMOVE_TRIES = 5
+"""What a killed builder started may still be writing while it dies."""
 
 
 class Site:
@@ -80,8 +83,7 @@ class Site:
             self.paths = json.loads(self.record.read_bytes())
         for path in map(Path, self.paths):
             if path not in kept:
-                # rm, because an image may nest deeper than Python's own removal can follow.
-                subprocess.run(["rm", "-rf", "--one-file-system", "--", path], check=True)
+                remove(path)
         manifests.progress_path(self.home, self.image_id).unlink(missing_ok=True)
         self.record.unlink(missing_ok=True)
         self.paths = []
@@ -91,6 +93,19 @@ class Site:
         scratch = self.record.with_suffix(".new")
         scratch.write_text(json.dumps(self.paths))
         scratch.replace(self.record)
+
+
+def remove(path: Path) -> None:
+    """Remove a tree; by rm, because an image may nest deeper than Python's own removal can follow."""
+    command = ["rm", "-rf", "--one-file-system", "--", str(path)]
+    for _ in range(REMOVE_TRIES):
+        done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
+        if done.returncode == 0:
+            return
+    raise Internal(
+        f"{path}, left by a build, cannot be removed: remove it by hand",
+        detail=done.stderr.decode(errors="replace")[-2000:],
+    )
 
 
 def make_layers(home: Home) -> None:
