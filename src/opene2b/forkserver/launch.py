@@ -81,16 +81,21 @@ def start_container(directory: Path, plan: Plan, user_namespace: int, all_capabi
 
 
 def mount_root(directory: Path, plan: Plan, user_namespace: int, all_capabilities: int) -> None:
-    mounts = directory / plans.MOUNTS
+    mounts = Path(plan.stage)
+    syscalls.mount(
+        "tmpfs", plan.stage, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=64k"
+    )
     lower: list[str] = []
     for number, layer in enumerate(plan.layers):
         target = mounts / f"layer{number}"
-        target.mkdir(exist_ok=True)
+        target.mkdir()
         mount_mapped(layer, target, user_namespace, read_only=True)
         # Overlay wants the uppermost first; relative names keep the option string short (it is
         # bounded by a page).
         lower.insert(0, target.name)
     writable = mounts / "disk"
+    writable.mkdir()
+    (mounts / plans.ROOT).mkdir()
     mount_mapped(str(directory / plans.WRITABLE), writable, user_namespace, read_only=False)
     os.chdir(mounts)
     # Overlayfs makes its work directory and copies files up with the ids and capabilities that the
@@ -101,7 +106,7 @@ def mount_root(directory: Path, plan: Plan, user_namespace: int, all_capabilitie
     try:
         syscalls.mount(
             "overlay",
-            str(mounts / "root"),
+            str(mounts / plans.ROOT),
             "overlay",
             0,
             f"lowerdir={':'.join(lower)},upperdir=disk/upper,workdir=disk/work",

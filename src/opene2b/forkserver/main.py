@@ -55,6 +55,10 @@ class ForkServer:
         """Process id of a child at work -> id of the request that it will answer."""
 
     def run(self) -> None:
+        # envd and pid 1 of every sandbox become our children when the child that started them ends.
+        # The kernel frees a pid namespace only when all its processes were reaped, and not every
+        # machine's init does that at once.
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -153,7 +157,7 @@ class ForkServer:
         return self.put_envd(plan, int((directory / plans.PID_FILE).read_text()))
 
     def put_envd(self, plan: Plan, init_pid: int) -> Started:
-        """Fork envd into a running container. It becomes a child of the container's pid 1 when we end."""
+        """Fork envd into a running container; it outlives this child and the fork server."""
         init_started = processes.start_time(init_pid)
         if init_started is None:
             raise ProcessLookupError(errno.ESRCH, "the container has ended")

@@ -32,6 +32,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Host id of root inside."""
     id_range: int
     netns_path: str
+    stage: str
+    """Directory that a starting child covers with a tmpfs of its own and makes its mounts in: every id may
+    pass through it, which cannot be said of the sandbox's own directory."""
     runtime_command: list[str]
     """`crun --root ... `: the start of every command line."""
     hide_unified_cgroups: bool
@@ -70,8 +73,8 @@ BUNDLE = "bundle"
 """config.json of the container."""
 WRITABLE = "disk"
 """disk/upper holds what the guest wrote, ids as inside; disk/work is overlayfs's own."""
-MOUNTS = "mounts"
-"""Mount points; used in the private mount namespace of a starting child only, so always empty outside."""
+ROOT = "root"
+"""Below the stage: the root of the sandbox, as the container's configuration names it."""
 PID_FILE = "init.pid"
 RUNTIME_LOG = "runtime.log"
 

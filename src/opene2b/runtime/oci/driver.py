@@ -31,8 +31,13 @@ ENVD_RETRY_S = 0.2
 """Between tries to bring envd back: the guest may hold its port."""
 
 
+STAGES = ("/mnt", "/media", "/srv", "/opt")
+"""Directories of every Linux system; one that does not hold what the runtime needs is covered while a
+sandbox starts, in a mount namespace that only the starting child sees."""
+
+
 def create(*, home: Home, oci_binary: str | None) -> "OciRuntime":
-    return OciRuntime(state=home.run / "oci", binary=oci_binary)
+    return OciRuntime(home=home, binary=oci_binary)
 
 
 class OciRuntime:
@@ -41,8 +46,11 @@ class OciRuntime:
     name = "oci"
     capabilities = Capabilities(isolation=Isolation.NAMESPACE)
 
-    def __init__(self, *, state: Path, binary: str | None) -> None:
-        self.state = state
+    def __init__(self, *, home: Home, binary: str | None) -> None:
+        self.state = home.run / "oci"
+        self.stage = choose_stage(home.root)
+        self.tuned = home.run / "cgroups-tuned"
+        """There while a setting of the host is ours to put back, also after an agent that was killed."""
         self.binary = binary
         self.forkserver = ForkServerClient()
         self.hierarchies = cgroups.discover()
@@ -61,10 +69,15 @@ class OciRuntime:
             raise Unsupported("catatonit is missing: install the package catatonit")
         self.init_binary = Path(found)
         self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if cgroups.favor_changes(self.hierarchies, on=True):
+            self.tuned.touch()
         await self.forkserver.open()
 
     async def close(self) -> None:
         await self.forkserver.close()
+        if self.tuned.exists():
+            cgroups.favor_changes(self.hierarchies, on=False)
+            self.tuned.unlink()
 
     async def start(self, spec: SandboxSpec) -> Handle:
         try:
@@ -91,8 +104,6 @@ class OciRuntime:
         for path in (
             upper / "etc",
             directory / plans.WRITABLE / "work",
-            directory / plans.MOUNTS / "disk",
-            directory / plans.MOUNTS / "root",
             directory / plans.BUNDLE,
         ):
             path.mkdir(parents=True, mode=0o755)
@@ -105,7 +116,7 @@ class OciRuntime:
             "".join(f"nameserver {server}\n" for server in spec.place.nameservers)
         )
         config = specs.config(
-            root=directory / plans.MOUNTS / "root",
+            root=Path(self.stage) / plans.ROOT,
             init_binary=self.init_binary,
             index=spec.place.index,
             netns_path=str(spec.place.netns_path),
@@ -122,6 +133,7 @@ class OciRuntime:
                 first_id=specs.first_id(spec.place.index),
                 id_range=specs.ID_RANGE,
                 netns_path=str(spec.place.netns_path),
+                stage=self.stage,
                 runtime_command=self.command,
                 hide_unified_cgroups="crun" in self.command[0]
                 and self.hierarchies.layout is Layout.HYBRID,
@@ -238,6 +250,13 @@ def handle(spec: SandboxSpec, started: Started) -> Handle:
         "envd_pid": started.envd_pid,
         "envd_started": started.envd_started,
     }
+
+
+def choose_stage(home: Path) -> str:
+    for stage in STAGES:
+        if Path(stage).is_dir() and not home.resolve().is_relative_to(stage):
+            return stage
+    raise Unsupported(f"none of {', '.join(STAGES)} is there to start sandboxes in")
 
 
 def find_binary(wanted: str | None) -> str:
