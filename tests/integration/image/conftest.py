@@ -110,10 +110,11 @@ class Server:
         return self.storage / "docker/registry/v2/blobs/sha256" / hexes[:2] / hexes / "data"
 
 
-def binary() -> str:
-    found = shutil.which("docker-registry") or shutil.which("registry")
+def need(program: str, *, package: str) -> str:
+    """The path of a program; without it the test is skipped on a laptop and fails in CI."""
+    found = shutil.which(program)
     if found is None:
-        message = "docker-registry is not installed: apt-get install docker-registry"
+        message = f"{program} is not installed: apt-get install {package}"
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
@@ -122,7 +123,7 @@ def binary() -> str:
 
 @contextlib.contextmanager
 def running(folder: Path, auth: tuple[str, str] | None = None) -> Iterator[Server]:
-    program = binary()
+    program = need("docker-registry", package="docker-registry")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     folder.mkdir()
