@@ -121,7 +121,7 @@ async def from_debian(
         progress=progress,
     )
     progress(Progress(stage="finish", fraction=0.95, message="adding the user and its rights"))
-    await asyncio.to_thread(debian.finish, tree, found)
+    await site.in_thread(lambda: debian.finish(tree, found))
     digest = hashlib.sha256(
         b"\0".join(
             [debian.RECIPE.encode(), (tree / "var/lib/dpkg/status").read_bytes()],
@@ -136,7 +136,7 @@ async def from_debian(
         image_id=BASE,
         layers=[name],
         env_vars={"LANG": "C.UTF-8"},
-        size_bytes=await asyncio.to_thread(size_of, layer),
+        size_bytes=await site.in_thread(lambda: size_of(layer)),
         created_at=made.isoformat(),
     )
     await place.finish(built, {layer: name})

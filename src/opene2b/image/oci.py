@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from opene2b.core.errors import InvalidArgument, OutOfSpace, Unsupported
-from opene2b.image import provision, reference
+from opene2b.image import provision, reference, site
 from opene2b.image.disk import need_space, size_of
 from opene2b.image.layers import Unpacker
 from opene2b.image.manifest import Manifest
@@ -64,7 +64,7 @@ async def pull(
         env_vars=dict(image.env_vars),
         user=account,
         workdir=image.workdir,
-        size_bytes=await asyncio.to_thread(size_of, tree),
+        size_bytes=await site.in_thread(lambda: size_of(tree)),
         created_at=made.isoformat(),
     )
     await place.finish(built, {tree: layer})

@@ -17,8 +17,10 @@ import json
 import os
 import secrets
 import subprocess
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from opene2b.core.errors import Internal
 from opene2b.core.ids import ImageId
@@ -26,6 +28,7 @@ from opene2b.core.paths import Home
 from opene2b.image import manifest as manifests
 from opene2b.image.manifest import Manifest
 
+T = TypeVar("T")
 PREFIX = "opene2b-build-"
 LOCK_POLL_S = 0.2
 REMOVE_TRIES = 5
@@ -59,13 +62,13 @@ class Site:
         """Give the layers their names, then write the manifest: from then on the image exists."""
         for path in layers:
             # A manifest that survives a power cut must not name a tree whose files did not.
-            await asyncio.to_thread(sync_disk_of, path)
+            await in_thread(partial(sync_disk_of, path))
         for path, name in layers.items():
             final = self.home.layers / name
             self._note(final)
             path.rename(final)
-        await asyncio.to_thread(sync_disk_of, self.home.layers)
-        await asyncio.to_thread(manifests.save, self.home, manifest)
+        await in_thread(partial(sync_disk_of, self.home.layers))
+        await in_thread(partial(manifests.save, self.home, manifest))
 
     def say(self, sentence: str) -> None:
         """What `progress_path` tells others."""
@@ -93,6 +96,17 @@ class Site:
         scratch = self.record.with_suffix(".new")
         scratch.write_text(json.dumps(self.paths))
         scratch.replace(self.record)
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run blocking work; a caller who is cancelled waits for its end, so that nothing is written
+    into a tree that is being removed."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 def remove(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Images from a real registry become trees; what is wrong with them is said."""
 
+import asyncio
 import gzip
 import json
 import os
@@ -285,3 +286,23 @@ def test_the_builder_as_a_program_prints_progress_and_the_manifest(
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert lines[0]["stage"] == "waiting"
     assert lines[-1]["manifest"]["layers"] == os.listdir(home.layers)
+
+
+async def test_a_cancelled_pull_leaves_nothing(home: Home, registry: Server) -> None:
+    many = layer_of({f"f{number}": b"x" for number in range(20_000)})
+    registry.push("acme/large", [SYSTEM, many], architecture=HERE)
+    unpacking = asyncio.Event()
+
+    def watch(step: Progress) -> None:
+        if step.stage == "unpack":
+            unpacking.set()
+
+    settings = BaseSettings(oci_image=f"{registry.host}/acme/large")
+    task = asyncio.create_task(base.ensure(home, settings, watch))
+    await asyncio.wait_for(unpacking.wait(), 20)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert os.listdir(home.layers) == []
+    assert os.listdir(home.images / "base") == ["lock"]
