@@ -166,7 +166,7 @@ class Unpacker:
             else:
                 raise InvalidArgument(f"a layer has a member of unknown kind: {member.name!r}")
         self._made.add(path)
-        while path := posixpath.dirname(path):
+        while (path := posixpath.dirname(path)) and path not in self._holding:
             self._holding.add(path)
 
     def _clear_way(self, directory: int, leaf: str, member: tarfile.TarInfo) -> None:
