@@ -23,7 +23,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
 import conftest as e2e
-
 from e2b import Sandbox
 
 DOCKER_IMAGE = "opene2b-bench:1"
@@ -97,7 +96,7 @@ def measure_at_once(figures: Figures, count: int) -> None:
                 made.append(Sandbox.create(timeout=300))
 
             start = time.perf_counter()
-            singles += list(pool.map(lambda _: timed(create), range(count)))  # noqa: B023 - used at once
+            singles += list(pool.map(lambda _: timed(create), range(count)))
             totals.append((time.perf_counter() - start) * 1e3)
             list(pool.map(lambda sandbox: sandbox.kill(), made))
     figures.add(f"{count} creates at once, all of them", totals)

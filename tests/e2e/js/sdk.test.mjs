@@ -1,0 +1,103 @@
+// The stock JavaScript SDK against a real server. OPENE2B_JS_CLIENT chooses which: `e2b` or `e2b-oldest`.
+import assert from 'node:assert/strict'
+import { test, before, after } from 'node:test'
+
+const { Sandbox } = await import(process.env.OPENE2B_JS_CLIENT ?? 'e2b')
+let sandbox
+
+before(async () => {
+  sandbox = await Sandbox.create({ timeoutMs: 120_000, metadata: { client: 'js' } })
+})
+after(async () => {
+  await sandbox?.kill()
+})
+
+test('a command answers with its output and exit code', async () => {
+  const result = await sandbox.commands.run('echo out; echo err >&2')
+  assert.deepEqual([result.stdout, result.stderr, result.exitCode], ['out\n', 'err\n', 0])
+})
+
+test('a failing command throws with its exit code', async () => {
+  await assert.rejects(sandbox.commands.run('exit 5'), (error) => error.exitCode === 5)
+})
+
+test('output is streamed while the command runs', async () => {
+  const seen = []
+  await sandbox.commands.run('echo 1; sleep 0.4; echo 2', {
+    onStdout: (text) => { seen.push([text, Date.now()]) },
+  })
+  assert.deepEqual(seen.map(([text]) => text), ['1\n', '2\n'])
+  assert.ok(seen[1][1] - seen[0][1] > 200)
+})
+
+test('a background command takes input and is killed', async () => {
+  let output = ''
+  const handle = await sandbox.commands.run('cat', {
+    background: true, stdin: true, onStdout: (text) => { output += text },
+  })
+  await sandbox.commands.sendStdin(handle.pid, 'typed\n')
+  while (!output) await new Promise((resolve) => setTimeout(resolve, 10))
+  assert.equal(output, 'typed\n')
+  assert.ok((await sandbox.commands.list()).some((process) => process.pid === handle.pid))
+  assert.equal(await handle.kill(), true)
+  assert.equal(await sandbox.commands.kill(handle.pid), false)
+})
+
+test('files are written, read, listed, renamed and removed', async () => {
+  await sandbox.files.write('js/hello.txt', 'hello')
+  assert.equal(await sandbox.files.read('js/hello.txt'), 'hello')
+  assert.deepEqual((await sandbox.files.list('js')).map((entry) => entry.name), ['hello.txt'])
+  await sandbox.files.rename('js/hello.txt', 'js/other.txt')
+  assert.equal(await sandbox.files.exists('js/hello.txt'), false)
+  const bytes = Uint8Array.from({ length: 100_000 }, (_, index) => index % 256)
+  await sandbox.files.write('js/bytes', bytes.buffer)
+  assert.deepEqual(await sandbox.files.read('js/bytes', { format: 'bytes' }), bytes)
+  await sandbox.files.remove('js')
+  assert.equal(await sandbox.files.exists('js'), false)
+  assert.equal(await sandbox.files.makeDir('made'), true)
+  assert.equal(await sandbox.files.makeDir('made'), false)
+})
+
+test('a terminal runs a shell and is resized', async () => {
+  let output = ''
+  const terminal = await sandbox.pty.create({
+    cols: 80, rows: 24, onData: (data) => { output += new TextDecoder().decode(data) },
+  })
+  await sandbox.pty.resize(terminal.pid, { cols: 100, rows: 40 })
+  await sandbox.pty.sendInput(terminal.pid, new TextEncoder().encode('stty size; exit\n'))
+  await terminal.wait()
+  assert.match(output, /40 100/)
+})
+
+test('a running sandbox is connected, listed and described', async () => {
+  const again = await Sandbox.connect(sandbox.sandboxId)
+  assert.equal((await again.commands.run('echo same')).stdout, 'same\n')
+  const found = await Sandbox.list({ query: { metadata: { client: 'js' } } }).nextItems()
+  assert.deepEqual(found.map((item) => item.sandboxId), [sandbox.sandboxId])
+  await sandbox.setTimeout(60_000)
+  const info = await Sandbox.getInfo(sandbox.sandboxId)
+  assert.equal(info.sandboxId, sandbox.sandboxId)
+})
+
+test('a server in the sandbox is reached through the proxy', async () => {
+  await sandbox.commands.run('python3 -m http.server 8123 --bind 127.0.0.1', { background: true })
+  await sandbox.commands.run('for i in $(seq 50); do curl -sf 127.0.0.1:8123 >/dev/null && break; sleep 0.1; done')
+  const response = await fetch(process.env.E2B_SANDBOX_URL, {
+    headers: { 'E2b-Sandbox-Id': sandbox.sandboxId, 'E2b-Sandbox-Port': '8123' },
+  })
+  assert.equal(response.status, 200)
+  assert.match(await response.text(), /Directory listing/)
+})
+
+test('a killed sandbox is gone', async () => {
+  const other = await Sandbox.create({ timeoutMs: 60_000 })
+  assert.equal(await other.isRunning(), true)
+  assert.equal(await other.kill(), true)
+  assert.equal(await Sandbox.kill(other.sandboxId), false)
+  assert.equal(await other.isRunning(), false)
+})
+
+test('an unknown sandbox and a wrong key are refused', async () => {
+  await assert.rejects(Sandbox.connect('i00000000000000000000'))
+  await assert.rejects(Sandbox.create({ apiKey: 'e2b_' + 'f'.repeat(40) }))
+})

@@ -1,0 +1,206 @@
+"""What guest root may not do to the host, tried from inside a real sandbox."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from e2b import Sandbox
+
+
+@pytest.fixture(scope="module")
+def sandbox(server):
+    for name, value in server.client_env.items():
+        os.environ[name] = value
+    made = Sandbox.create(timeout=300)
+    yield made
+    made.kill()
+
+
+def run(sandbox: Sandbox, command: str) -> str:
+    return sandbox.commands.run(command, user="root").stdout
+
+
+ENVD = "$(pgrep -xo envd)"
+
+
+@pytest.mark.parametrize(
+    "name", ["exe", "cwd", "root", "mem", "maps", "environ", "auxv", "fd", "map_files", "fdinfo"]
+)
+def test_guest_root_cannot_open_the_interpreter_through_proc(sandbox, name):
+    said = run(
+        sandbox,
+        f"p=/proc/{ENVD}/{name}; if [ -d $p/ ]; then ls $p/; else head -c1 $p; fi 2>&1; true",
+    )
+
+    assert "denied" in said.lower(), said
+
+
+def test_guest_root_cannot_write_to_the_interpreter(sandbox):
+    said = run(sandbox, f"sh -c 'echo x > /proc/{ENVD}/exe' 2>&1; true")
+
+    assert "denied" in said.lower()
+
+
+def test_guest_root_cannot_trace_envd(sandbox):
+    program = (
+        "import ctypes, os, subprocess\n"
+        "pid = int(subprocess.check_output(['pgrep', '-xo', 'envd']))\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "print(libc.ptrace(16, pid, 0, 0), os.strerror(ctypes.get_errno()))\n"
+        "class V(ctypes.Structure): _fields_ = [('b', ctypes.c_void_p), ('n', ctypes.c_size_t)]\n"
+        "buffer = ctypes.create_string_buffer(8)\n"
+        "local, remote = V(ctypes.addressof(buffer), 8), V(0x400000, 8)\n"
+        "print(libc.process_vm_readv(pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0),"
+        " os.strerror(ctypes.get_errno()))\n"
+    )
+    sandbox.files.write("/tmp/trace.py", program)
+
+    said = run(sandbox, "python3 /tmp/trace.py")
+
+    assert said.splitlines() == ["-1 Operation not permitted"] * 2
+
+
+def test_the_command_line_of_envd_names_no_file_of_the_host(sandbox):
+    assert run(sandbox, f"tr '\\0' ' ' < /proc/{ENVD}/cmdline").strip() == "envd"
+
+
+def test_a_started_command_has_no_descriptor_but_its_own(sandbox):
+    said = run(sandbox, "ls /proc/self/fd | tr '\\n' ' '")
+
+    # 3 is the directory that ls reads.
+    assert said.split() == ["0", "1", "2", "3"]
+
+
+def test_killing_envd_does_not_end_the_sandbox(sandbox):
+    sandbox.commands.run("echo kept > /tmp/kept")
+    before = run(sandbox, f"echo {ENVD}").strip()
+
+    sandbox.commands.run(f"kill -9 {before}", user="root", background=True)
+    until = time.monotonic() + 5
+    after = before
+    while after == before and time.monotonic() < until:
+        try:
+            after = run(sandbox, f"echo {ENVD}").strip()
+        except Exception:
+            time.sleep(0.05)
+
+    assert after != before
+    assert sandbox.files.read("/tmp/kept") == "kept\n"
+
+
+def test_guest_root_sees_only_its_own_processes(sandbox):
+    said = run(sandbox, "ps -eo comm= | sort -u")
+
+    assert "python3" not in said
+    assert len(said.split()) < 10
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "mount -t tmpfs none /mnt",
+        "unshare -U true",
+        "unshare -n true",
+        "echo 1 > /proc/sys/kernel/sysrq",
+        "echo c > /proc/sysrq-trigger",
+        "cat /proc/kcore",
+        "cat /proc/kallsyms | grep -q .",
+        "dmesg",
+        "mknod /tmp/disk b 8 0",
+        "ip link set eth0 down",
+        "ip addr add 10.203.9.9/32 dev eth0",
+        "ip route replace default via 10.203.0.1",
+        "date -s 2020-01-01",
+        "sethostname=x; hostname changed",
+        "echo 1 > /sys/fs/cgroup/memory/release_agent",
+        "cat /dev/mem",
+        "nsenter -t 1 -m true",
+        "chroot /proc/1/root/../.. test -e /var/lib/opene2b",
+        "swapoff -a && false",
+        "modprobe dummy",
+    ],
+)
+def test_guest_root_is_refused(sandbox, command):
+    said = run(sandbox, f"( {command} ) >/dev/null 2>&1 && echo allowed || echo refused")
+
+    assert said == "refused\n"
+
+
+def test_what_guest_root_writes_belongs_to_no_account_of_the_host(sandbox, server):
+    run(sandbox, "echo x > /root/mine; cp /bin/ls /root/ls; chmod 4755 /root/ls")
+    home = Path(server.env["OPENE2B_HOME"])
+    directory = home / "node/sandboxes" / sandbox.sandbox_id
+
+    assert directory.stat().st_mode & 0o077 == 0
+    for status in Path("/proc").glob("[0-9]*/cgroup"):
+        try:
+            if f"/opene2b/{sandbox.sandbox_id}" not in status.read_text():
+                continue
+            uids = (status.parent / "status").read_text().split("Uid:")[1].split()[:4]
+        except OSError:
+            continue
+        assert all(int(uid) >= 0x70000000 for uid in uids)
+
+
+def test_no_address_of_the_host_or_of_a_neighbour_is_reached(sandbox):
+    neighbour = Sandbox.create(timeout=60)
+    address = neighbour.commands.run("hostname -I").stdout.strip()
+    gateway = run(sandbox, "ip route show default").split()[2]
+
+    targets = [f"{gateway}:22", f"{gateway}:13000", f"{gateway}:13983", f"{address}:49983"]
+    said = [
+        run(
+            sandbox,
+            f"timeout 1 bash -c 'exec 3<>/dev/tcp/{target.replace(':', '/')}' 2>/dev/null "
+            "&& echo open || echo closed",
+        )
+        for target in targets
+    ]
+
+    neighbour.kill()
+    assert said == ["closed\n"] * 4
+
+
+def test_root_inside_installs_a_package_binds_port_80_and_pings(sandbox):
+    said = run(
+        sandbox,
+        "set -e; mkdir -p /tmp/pkg/DEBIAN /tmp/pkg/opt/thing; echo hi > /tmp/pkg/opt/thing/file; "
+        "printf 'Package: thing\\nVersion: 1\\nArchitecture: all\\nMaintainer: n <n@n>\\n"
+        "Description: d\\n' > /tmp/pkg/DEBIAN/control; dpkg-deb -b /tmp/pkg /tmp/thing.deb >/dev/null; "
+        "apt-get install -y /tmp/thing.deb >/dev/null 2>&1; cat /opt/thing/file; "
+        "ping -c1 -W2 127.0.0.1 >/dev/null && echo pong; "
+        'python3 -c \'import socket; s = socket.socket(); s.bind(("", 80)); print("bound")\'',
+    )
+
+    assert said == "hi\npong\nbound\n"
+
+
+def test_the_ordinary_user_binds_a_low_port_and_pings(sandbox):
+    said = sandbox.commands.run(
+        "ping -c1 -W2 127.0.0.1 >/dev/null && echo pong; sudo apt-get --version | head -c3; "
+        'python3 -c \'import socket; s = socket.socket(); s.bind(("", 81)); print("bound")\''
+    ).stdout
+
+    assert said == "pong\naptbound\n"
+
+
+def test_a_fork_bomb_stays_within_its_limit_and_the_sandbox_can_be_killed():
+    made = Sandbox.create(timeout=60)
+    made.commands.run("bomb() { bomb | bomb & }; bomb", background=True)
+    other = Sandbox.create(timeout=60)
+
+    assert other.commands.run("echo alive").stdout == "alive\n"
+    assert made.kill() is True
+    other.kill()
+
+
+def test_memory_beyond_the_limit_is_refused_to_the_guest_alone():
+    made = Sandbox.create(timeout=60)
+    ended = made.commands.run(
+        "python3 -c 'x = bytearray(3 << 30)' 2>/dev/null; echo exit $?", timeout=50
+    )
+
+    assert ended.stdout != "exit 0\n"
+    assert made.commands.run("echo alive").stdout == "alive\n"
+    made.kill()
