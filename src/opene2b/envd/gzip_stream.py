@@ -11,7 +11,7 @@ from opene2b.core.errors import InvalidArgument
 
 _GZIP = 16 + zlib.MAX_WBITS
 _PIECE_BYTES = 256 << 10
-_LEVEL = 5  # a little faster than zlib's default of 6, and hardly larger
+_LEVEL = 1  # three times as fast as zlib's default of 6, and a tenth larger
 
 
 async def inflate(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:

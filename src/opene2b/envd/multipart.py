@@ -87,8 +87,6 @@ class MultipartParser:
         Raises:
             InvalidArgument: the body is malformed.
         """
-        if self._state is _State.EPILOGUE:
-            return
         self._buffer += chunk
         while True:
             state = self._state

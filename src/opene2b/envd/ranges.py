@@ -15,6 +15,7 @@ _DATE = re.compile(
 )
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_LAST_S = 253_402_300_799  # the end of the year 9999; a guest may set any time
 _MAX_DIGITS = 19  # of a signed 64-bit length; int() of more could be made slow
 
 
@@ -41,8 +42,8 @@ class Unsatisfiable(Exception):
 
 
 def http_date(moment_s: int) -> str:
-    """An IMF-fixdate; the names are English whatever the locale."""
-    at = datetime.fromtimestamp(max(moment_s, 0), UTC)
+    """An IMF-fixdate; the names are English whatever the locale. Clamped to 1970-9999."""
+    at = datetime.fromtimestamp(min(max(moment_s, 0), _LAST_S), UTC)
     return (
         f"{_DAYS[at.weekday()]}, {at.day:02} {_MONTHS[at.month - 1]} {at.year:04} "
         f"{at.hour:02}:{at.minute:02}:{at.second:02} GMT"

@@ -1,5 +1,7 @@
 """The multipart parser: the same events however the body is cut, and nothing taken for complete."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +50,7 @@ def test_content_comes_out_whole_however_the_body_is_cut(
     contents = [content for content in contents if b"\r\n--XX" not in b"\r\n" + content + b"\r\n"]
     data = body(*(('form-data; name="file"; filename="f"', content) for content in contents))
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    chunks = [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    chunks = [data[a:b] for a, b in pairwise(edges)]
 
     assert [content for _, content in files_in(*chunks)] == contents
 

@@ -122,3 +122,8 @@ def test_dates_survive_the_trip(moment_s: int) -> None:
 )
 def test_accept_encoding(header: str | None, gzip: bool, plain: bool) -> None:
     assert accepted_encodings(header) == (gzip, plain)
+
+
+def test_times_beyond_dates_are_clamped() -> None:
+    assert http_date(2**62) == "Fri, 31 Dec 9999 23:59:59 GMT"
+    assert http_date(-5) == "Thu, 01 Jan 1970 00:00:00 GMT"

@@ -66,7 +66,7 @@ def timestamp(mtime_ns: int) -> str:
     seconds, nanos = divmod(mtime_ns, 1_000_000_000)
     try:
         moment = datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError):
         moment, nanos = datetime(1 if seconds < 0 else 9999, 1, 1, tzinfo=UTC), 0
     text = (
         f"{moment.year:04}-{moment.month:02}-{moment.day:02}"

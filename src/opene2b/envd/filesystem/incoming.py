@@ -4,12 +4,13 @@ A file is written to a hidden sibling, named `PART_PREFIX` and random letters, w
 final name. Watchers can tell such files by the prefix and report the renaming as a write.
 """
 
+import asyncio
 import errno
 import os
 import secrets
 import stat as modes
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
 
@@ -24,7 +25,7 @@ _COPY_BYTES = 1 << 20
 
 
 class IncomingFile:
-    """One file on its way: `write` as it arrives, then `commit`; `discard` undoes.
+    """One file on its way: `write` as it arrives, then `seal` and `commit`; `discard` undoes.
 
     Missing parents are created at once and stay if the file is discarded.
 
@@ -71,7 +72,7 @@ class IncomingFile:
 
     def _open_part(self) -> None:
         part = PART_PREFIX + secrets.token_hex(8)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(part, flags, 0o600, dir_fd=self._directory)
         self._part = part
 
@@ -90,24 +91,36 @@ class IncomingFile:
         except OSError as exc:
             raise translate(exc, "write", self.path) from exc
 
-    def commit(self) -> None:
-        """Give the complete file its metadata, owner, mode and name, in this order."""
-        assert self._part is not None
+    def seal(self) -> None:
+        """Everything is written: set metadata, owner and mode, and close the file.
+
+        Raises:
+            Unsupported: there is metadata, and the file system cannot keep any.
+            PermissionDenied: envd may not give files to this owner.
+        """
+        existing = self._existing
         try:
             metadata.write(self._fd, self.metadata)
-            existing = self._existing
             if existing is None:
                 give(self._fd, self._owner)
                 os.fchmod(self._fd, _NEW_FILE_MODE)
             else:
                 give(self._fd, Owner(uid=existing.st_uid, gid=existing.st_gid))
                 os.fchmod(self._fd, modes.S_IMODE(existing.st_mode) & 0o777)
-            self._take_name()
+        except OSError as exc:
+            raise translate(exc, "write", self.path) from exc
+        os.close(self._fd)
+        self._fd = -1
+
+    async def commit(self) -> None:
+        """Give the sealed file its name."""
+        try:
+            await self._take_name()
         except OSError as exc:
             raise translate(exc, "write", self.path) from exc
         self.discard()
 
-    def _take_name(self) -> None:
+    async def _take_name(self) -> None:
         assert self._part is not None
         if self._existing is None or self._existing.st_nlink == 1:
             try:
@@ -122,21 +135,24 @@ class IncomingFile:
                 self._part = None
                 return
         # A file with several names is changed under all of them, as writing into it would do.
-        self._overwrite()
+        await self._overwrite()
 
-    def _overwrite(self) -> None:
-        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        into = os.open(self._name, flags, dir_fd=self._directory)
-        try:
+    async def _overwrite(self) -> None:
+        assert self._part is not None
+        reading = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        writing = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with ExitStack() as stack:
+            source = os.open(self._part, reading, dir_fd=self._directory)
+            stack.callback(os.close, source)
+            into = os.open(self._name, writing, dir_fd=self._directory)
+            stack.callback(os.close, into)
             os.ftruncate(into, 0)
-            os.lseek(self._fd, 0, os.SEEK_SET)
-            while chunk := os.read(self._fd, _COPY_BYTES):
+            while chunk := os.read(source, _COPY_BYTES):
                 rest = memoryview(chunk)
                 while rest:
                     rest = rest[os.write(into, rest) :]
+                await asyncio.sleep(0)  # let other requests have their turn
             metadata.write(into, self.metadata)
-        finally:
-            os.close(into)
 
     def discard(self) -> None:
         """Remove what has not been committed and close everything. May be called again."""
