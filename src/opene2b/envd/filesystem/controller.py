@@ -9,13 +9,15 @@ import concurrent.futures.thread  # noqa: F401 - asyncio would import it at the 
 import errno
 import heapq
 import os
+import secrets
 import stat as modes
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from opene2b.core.errors import AlreadyExists, InvalidArgument, PathNotFound
-from opene2b.envd.filesystem import entries, tree
+from opene2b.envd.filesystem import copying, entries, tree
 from opene2b.envd.filesystem.faults import checked, printable, translate
+from opene2b.envd.filesystem.incoming import PART_PREFIX
 from opene2b.envd.filesystem.owners import Owner, OwnerNames
 
 # Names sorted in one go: a sort keeps the interpreter to itself until it is done.
@@ -139,7 +141,7 @@ class Controller:
         try:
             fd = tree.open_directory(parent, owner)
             try:
-                os.rename(source, name, dst_dir_fd=fd)
+                _rename(source, name, fd)
             finally:
                 os.close(fd)
         except OSError as exc:
@@ -153,6 +155,28 @@ class Controller:
             tree.remove(path)
         except OSError as exc:
             raise translate(exc, "remove", path) from exc
+
+
+def _rename(source: str, name: str, directory: int) -> None:
+    try:
+        os.rename(source, name, dst_dir_fd=directory)
+        return
+    except OSError as exc:
+        if exc.errno != errno.EXDEV:
+            raise
+    parent, own_name = os.path.split(source)
+    part = PART_PREFIX + secrets.token_hex(8)
+    from_directory = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            copying.copy_at(from_directory, own_name, directory, part)
+            os.rename(part, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            tree.remove_at(directory, part)
+            raise
+        tree.remove_at(from_directory, own_name)
+    finally:
+        os.close(from_directory)
 
 
 def _sorted_names(directory: str) -> Iterator[str]:

@@ -77,7 +77,7 @@ def remove(path: str) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     try:
-        _remove_at(fd, name)
+        remove_at(fd, name)
     finally:
         os.close(fd)
 
@@ -100,7 +100,8 @@ def _unlinked(parent: int, name: str) -> bool:
     return True
 
 
-def _remove_at(parent: int, name: str) -> None:
+def remove_at(parent: int, name: str) -> None:
+    """As `remove`, for a name of an open directory."""
     if _unlinked(parent, name):
         return
     try:

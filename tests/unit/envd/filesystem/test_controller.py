@@ -1,6 +1,7 @@
 """The calls of the Filesystem service on a real file system."""
 
 import asyncio
+import errno
 import os
 import time
 from pathlib import Path
@@ -175,6 +176,32 @@ async def test_move_of_a_symlink_moves_the_link(controller: Controller, tmp_path
     await controller.move(str(tmp_path / "link"), str(tmp_path / "other"), owner=OWNER)
 
     assert os.readlink(tmp_path / "other") == "nowhere"
+
+
+async def test_what_cannot_be_renamed_is_copied_with_its_modes_and_links(
+    controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tree/d").mkdir(parents=True)
+    (tmp_path / "tree/d").chmod(0o710)
+    (tmp_path / "tree/d/f").write_text("content")
+    (tmp_path / "tree/d/f").chmod(0o751)
+    (tmp_path / "tree/link").symlink_to("/nowhere")
+    rename = os.rename
+
+    def rename_within_directories_only(source: str, target: str, **fds: int) -> None:
+        if "src_dir_fd" not in fds:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, target, **fds)
+
+    monkeypatch.setattr(os, "rename", rename_within_directories_only)
+    await controller.move(str(tmp_path / "tree"), str(tmp_path / "new/tree"), owner=OWNER)
+
+    assert (tmp_path / "new/tree/d/f").read_text() == "content"
+    assert (tmp_path / "new/tree/d/f").stat().st_mode & 0o7777 == 0o751
+    assert (tmp_path / "new/tree/d").stat().st_mode & 0o7777 == 0o710
+    assert os.readlink(tmp_path / "new/tree/link") == "/nowhere"
+    assert os.listdir(tmp_path) == ["new"]
+    assert os.listdir(tmp_path / "new") == ["tree"]
 
 
 async def test_removing_what_is_missing_is_success(controller: Controller, tmp_path: Path) -> None:
