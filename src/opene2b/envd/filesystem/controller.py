@@ -146,6 +146,10 @@ class Controller:
                 os.close(fd)
         except OSError as exc:
             raise translate(exc, "move", source) from exc
+        except RecursionError as exc:
+            raise InvalidArgument(
+                f"cannot move '{printable(source)}' to another file system: nested too deep"
+            ) from exc
         return self._stat(destination)
 
     def _remove(self, path: str) -> None:

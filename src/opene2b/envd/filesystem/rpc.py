@@ -1,0 +1,109 @@
+"""The Filesystem service in JSON: messages in, messages out, with no word about the connection.
+
+Source: E2B envd contract, filesystem.proto.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from opene2b.core.errors import InvalidArgument, Unsupported
+from opene2b.envd.filesystem.controller import Controller
+from opene2b.envd.filesystem.owners import Owner
+
+SERVICE = "filesystem.Filesystem"
+
+Place = Callable[[str], tuple[str, Owner]]
+"""From a path as sent to its absolute form and the user of the request."""
+Handler = Callable[[Controller, Place, Mapping[str, Any]], Awaitable[dict[str, Any]]]
+
+
+# `null` is the default in proto3 JSON, and a number may come as a string.
+class PathRequest(msgspec.Struct, frozen=True):
+    """StatRequest, MakeDirRequest, RemoveRequest."""
+
+    path: str | None = None
+
+
+class ListDirRequest(msgspec.Struct, frozen=True):
+    """Levels below the directory; 0 is 1."""
+
+    path: str | None = None
+    depth: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)] | None = None
+
+
+class MoveRequest(msgspec.Struct, frozen=True):
+    """Both are paths of the guest."""
+
+    source: str | None = None
+    destination: str | None = None
+
+
+Message = TypeVar("Message", PathRequest, ListDirRequest, MoveRequest)
+
+
+def _parsed(message: Mapping[str, Any], kind: type[Message]) -> Message:
+    try:
+        return msgspec.convert(message, kind, strict=False)
+    except msgspec.ValidationError as exc:
+        raise InvalidArgument(f"request does not fit: {exc}") from exc
+
+
+async def _stat(controller: Controller, place: Place, message: Mapping[str, Any]) -> dict[str, Any]:
+    path, _ = place(_parsed(message, PathRequest).path or "")
+    return {"entry": await controller.stat(path)}
+
+
+async def _list_dir(
+    controller: Controller, place: Place, message: Mapping[str, Any]
+) -> dict[str, Any]:
+    request = _parsed(message, ListDirRequest)
+    path, _ = place(request.path or "")
+    return {"entries": await controller.list_dir(path, depth=request.depth or 0)}
+
+
+async def _make_dir(
+    controller: Controller, place: Place, message: Mapping[str, Any]
+) -> dict[str, Any]:
+    path, owner = place(_parsed(message, PathRequest).path or "")
+    return {"entry": await controller.make_dir(path, owner=owner)}
+
+
+async def _move(controller: Controller, place: Place, message: Mapping[str, Any]) -> dict[str, Any]:
+    request = _parsed(message, MoveRequest)
+    # An empty path means the working directory elsewhere; nobody means to move that.
+    if not request.source or not request.destination:
+        raise InvalidArgument("a move needs a source and a destination")
+    source, _ = place(request.source)
+    destination, owner = place(request.destination)
+    return {"entry": await controller.move(source, destination, owner=owner)}
+
+
+async def _remove(
+    controller: Controller, place: Place, message: Mapping[str, Any]
+) -> dict[str, Any]:
+    path = _parsed(message, PathRequest).path
+    if not path:
+        raise InvalidArgument("a removal needs a path")
+    await controller.remove(place(path)[0])
+    return {}
+
+
+async def _watch(
+    controller: Controller, place: Place, message: Mapping[str, Any]
+) -> dict[str, Any]:
+    raise Unsupported("watching directories is not supported yet")
+
+
+HANDLERS: Mapping[str, Handler] = {
+    "Stat": _stat,
+    "ListDir": _list_dir,
+    "MakeDir": _make_dir,
+    "Move": _move,
+    "Remove": _remove,
+    "WatchDir": _watch,
+    "CreateWatcher": _watch,
+    "GetWatcherEvents": _watch,
+    "RemoveWatcher": _watch,
+}
