@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,3 +135,16 @@ def test_an_unusable_content_type_is_refused(content_type: str) -> None:
 
 def test_a_quoted_boundary_is_unquoted() -> None:
     assert boundary_of('Multipart/Form-Data; charset=utf-8; Boundary="a b:c"') == "a b:c"
+
+
+@given(names=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="%")), min_size=1))
+def test_file_names_sent_by_httpx_arrive(names: list[str]) -> None:
+    # Control characters but for line ends are sent as %XX, which nothing tells from a real %XX.
+    names = ["".join(letter for letter in name if letter >= " ") or "f" for name in names]
+    files = [("file", (name, b"content")) for name in names]
+    request = httpx.Request("POST", "http://localhost/files", files=files)
+    boundary = boundary_of(request.headers["content-type"])
+
+    parts = files_in(request.read(), boundary=boundary)
+
+    assert [begin.filename for begin, _ in parts] == names
