@@ -10,9 +10,6 @@ from typing import Any, cast
 
 import pytest
 
-# TODO: a plain import once the HTTP server is part of the package.
-pytest.importorskip("opene2b.connect.http", reason="the HTTP server is not there yet")
-
 from opene2b.connect.http import FileBody, Request, Response
 from opene2b.core.errors import InvalidArgument, OutOfSpace, PathNotFound
 from opene2b.envd.files import disposition, download, upload
