@@ -9,13 +9,17 @@ import httpx
 import pytest
 
 from opene2b.connect.http import HttpServer, Request, Response
+from opene2b.connect.server import serve
 from opene2b.envd import files
-from opene2b.envd.filesystem.owners import Owner
+from opene2b.envd.filesystem.controller import Controller
+from opene2b.envd.filesystem.owners import Owner, OwnerNames
+from opene2b.envd.filesystem.rpc import methods
 
 
 class Home:
     def __init__(self, home: Path) -> None:
         self._home = home
+        self.controller = Controller(OwnerNames())
 
     def place(self, request: Request, path: str) -> tuple[str, Owner]:
         return os.path.normpath(self._home / path), Owner(uid=os.getuid(), gid=os.getgid())
@@ -23,9 +27,13 @@ class Home:
 
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    home = Home(tmp_path)
+
     async def handle(request: Request) -> Response:
+        if request.path != "/files":
+            return await serve(methods(home), request)
         call = files.upload if request.method == "POST" else files.download
-        return await call(request, Home(tmp_path))
+        return await call(request, home)
 
     listener = socket.create_server(("127.0.0.1", 0))
     server = HttpServer(handle)
@@ -76,3 +84,30 @@ async def test_a_range_comes_alone_and_head_without_a_body(
 
     assert (part.status_code, part.content) == (206, b"345")
     assert (head.status_code, head.headers["content-length"], head.content) == (200, "10", b"")
+
+
+@pytest.mark.parametrize(
+    ("method", "message", "status", "code"),
+    [
+        ("Stat", {"path": "f"}, 200, None),
+        ("Stat", {"path": "none"}, 404, "not_found"),
+        ("ListDir", {"path": "f"}, 400, "invalid_argument"),
+        ("MakeDir", {"path": "d"}, 409, "already_exists"),
+        ("Remove", {"path": "none"}, 200, None),
+        ("Stat", [], 400, "invalid_argument"),
+        ("CreateWatcher", {"path": "d"}, 501, "unimplemented"),
+    ],
+)
+async def test_calls_of_the_filesystem_service_end_with_the_codes_of_the_contract(
+    client: httpx.AsyncClient,
+    tmp_path: Path,
+    method: str,
+    message: object,
+    status: int,
+    code: str | None,
+) -> None:
+    (tmp_path / "f").touch()
+    (tmp_path / "d").mkdir()
+    answer = await client.post(f"/filesystem.Filesystem/{method}", json=message)
+
+    assert (answer.status_code, answer.json().get("code")) == (status, code)

@@ -1,15 +1,18 @@
-"""The Filesystem service in JSON: messages in, messages out, with no word about the connection.
+"""The Filesystem service in JSON: messages in, messages out.
 
 Source: E2B envd contract, filesystem.proto.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 
+from opene2b.connect.http import Request
+from opene2b.connect.server import Context, MethodSpec, server_stream, unary
 from opene2b.core.errors import InvalidArgument, Unsupported
 from opene2b.envd.filesystem.controller import Controller
+from opene2b.envd.filesystem.faults import checked
 from opene2b.envd.filesystem.owners import Owner
 
 SERVICE = "filesystem.Filesystem"
@@ -102,8 +105,44 @@ HANDLERS: Mapping[str, Handler] = {
     "MakeDir": _make_dir,
     "Move": _move,
     "Remove": _remove,
-    "WatchDir": _watch,
     "CreateWatcher": _watch,
     "GetWatcherEvents": _watch,
     "RemoveWatcher": _watch,
 }
+
+
+class State(Protocol):
+    """What the service needs to know about who asks."""
+
+    @property
+    def controller(self) -> Controller: ...
+
+    def place(self, request: Request, path: str) -> tuple[str, Owner]:
+        """The absolute form of a path, and the user of the request."""
+
+
+def methods(state: State) -> Mapping[str, MethodSpec]:
+    """The service's methods, by `package.Service/Method`."""
+    specs = {f"{SERVICE}/{name}": unary(_bound(call, state)) for name, call in HANDLERS.items()}
+    return {**specs, f"{SERVICE}/WatchDir": server_stream(_watch_dir)}
+
+
+def _bound(call: Handler, state: State) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    async def answer(body: bytes, context: Context) -> bytes:
+        try:
+            message = msgspec.json.decode(body or b"{}", type=dict[str, Any])
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise InvalidArgument(f"request is not a JSON object: {exc}") from exc
+        reply = await call(
+            state.controller, lambda path: state.place(context.request, checked(path)), message
+        )
+        return msgspec.json.encode(reply)
+
+    return answer
+
+
+async def _watch_dir(body: bytes, context: Context) -> AsyncIterator[bytes]:
+    events: tuple[bytes, ...] = ()
+    for event in events:  # a `yield` makes this the generator that a stream has to be
+        yield event
+    raise Unsupported("watching directories is not supported yet")

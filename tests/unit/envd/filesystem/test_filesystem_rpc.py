@@ -56,9 +56,7 @@ async def test_null_is_the_default(tmp_path: Path) -> None:
     assert await call(tmp_path, "ListDir", {"path": None, "depth": None}) == {"entries": []}
 
 
-@pytest.mark.parametrize(
-    "method", ["WatchDir", "CreateWatcher", "GetWatcherEvents", "RemoveWatcher"]
-)
+@pytest.mark.parametrize("method", ["CreateWatcher", "GetWatcherEvents", "RemoveWatcher"])
 async def test_watching_is_said_to_be_missing(tmp_path: Path, method: str) -> None:
     with pytest.raises(Unsupported):
         await call(tmp_path, method, {"path": "."})
