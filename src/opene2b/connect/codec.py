@@ -16,7 +16,7 @@ import msgspec
 from opene2b.core.errors import InvalidArgument
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class Message(msgspec.Struct, kw_only=True, rename="camel", omit_defaults=True):
     """Base of all messages."""
 
 
@@ -37,7 +37,8 @@ encode = msgspec.json.Encoder().encode
 def decode(raw: bytes, kind: type[M]) -> M:
     """Raises InvalidArgument, saying which field does not fit."""
     try:
-        return decoder(kind).decode(raw or b"{}")
+        message: M = decoder(kind).decode(raw or b"{}")
+        return message
     except msgspec.ValidationError:
         pass
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -50,7 +51,7 @@ def decode(raw: bytes, kind: type[M]) -> M:
 
 
 @cache
-def decoder(kind: type[M]) -> msgspec.json.Decoder[M]:
+def decoder(kind: type[M]) -> "msgspec.json.Decoder[M]":
     return msgspec.json.Decoder(kind, strict=False, dec_hook=decode_blob)
 
 

@@ -324,11 +324,12 @@ class Connection(asyncio.Protocol):
         except ConnectionResetError:
             return False
         keeps = request.keeps_alive and not self.closing
-        if not request.complete:
-            # The handler did not want the rest of the body: we will not read it either.
+        if not request.complete and isinstance(response.body, bytes | FileBody):
+            # The handler did not want the rest of the body: we will not read it either. (One that
+            # answers while it reads is asked again at its end.)
             keeps = False
         await self.send(request, response, keeps)
-        return keeps
+        return keeps and request.complete
 
     async def send(self, request: Request, response: Response, keeps: bool) -> None:
         body = response.body
@@ -464,8 +465,8 @@ class HttpServer:
             self.server.close()
         for connection in list(self.connections):
             connection.close_when_idle()
-        until = asyncio.get_running_loop().time() + grace_s
-        while self.connections and asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(0.01)
+        tasks = [connection.task for connection in self.connections if connection.task]
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace_s)
         for connection in list(self.connections):
             connection.transport.abort()
