@@ -5,9 +5,9 @@ import signal
 import time
 from pathlib import Path
 
-import conftest as e2e
 import httpx
 import pytest
+import real_server
 from e2b import Sandbox
 
 LIFETIMES = 200
@@ -22,13 +22,13 @@ def processes_running(word: str, home: str) -> list[int]:
             environment = (cmdline.parent / "environ").read_bytes()
         except OSError:
             continue
-        if word.encode() in words and b"opene2b" in b" ".join(words[:4]):
-            if f"OPENE2B_HOME={home}".encode() in environment.split(b"\0"):
-                found.append(int(cmdline.parent.name))
+        ours = word.encode() in words and b"opene2b" in b" ".join(words[:4])
+        if ours and f"OPENE2B_HOME={home}".encode() in environment.split(b"\0"):
+            found.append(int(cmdline.parent.name))
     return found
 
 
-def wait_until_served(server: e2e.Server) -> None:
+def wait_until_served(server: real_server.Server) -> None:
     until = time.monotonic() + 30
     while time.monotonic() < until:
         try:
@@ -72,15 +72,15 @@ def test_a_sandbox_does_not_notice_the_death_of_a_server_process(server, word):
 
 
 def test_nothing_is_left_after_many_creates_and_kills(server):
-    before = set(e2e.leftovers())
+    before = set(real_server.leftovers())
     for _ in range(LIFETIMES // 10):
         made = [Sandbox.create(timeout=60) for _ in range(10)]
         assert all(sandbox.kill() for sandbox in made)
     until = time.monotonic() + 10
-    while set(e2e.leftovers()) - before and time.monotonic() < until:
+    while set(real_server.leftovers()) - before and time.monotonic() < until:
         time.sleep(0.1)
 
-    left = set(e2e.leftovers()) - before
+    left = set(real_server.leftovers()) - before
     # Prepared network places and the one firewall table stay while the server runs.
     left = {item for item in left if not item.startswith(("link", "nft"))}
     assert left == set()

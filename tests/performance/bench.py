@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "e2e"))
-import conftest as e2e
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+import real_server  # found beside, by the line above
 from e2b import Sandbox
 
 DOCKER_IMAGE = "opene2b-bench:1"
@@ -185,12 +185,14 @@ def main() -> None:
     parser.add_argument("--alive", type=int, default=20)
     parser.add_argument("--json", type=Path, default=Path("bench-results/latest.json"))
     arguments = parser.parse_args()
-    env = e2e.server_env()
-    subprocess.run([*e2e.COMMAND, "setup-base"], env=env, check=True, timeout=e2e.BASE_LIMIT_S)
-    subprocess.run([*e2e.COMMAND, "down"], env=env, check=True, timeout=60)
+    env = real_server.server_env()
+    subprocess.run(
+        [*real_server.COMMAND, "setup-base"], env=env, check=True, timeout=real_server.BASE_LIMIT_S
+    )
+    subprocess.run([*real_server.COMMAND, "down"], env=env, check=True, timeout=60)
     with tempfile.TemporaryDirectory() as scratch:
-        process = e2e.start_server(env, Path(scratch) / "serve.log")
-        server = e2e.Server(env=env)
+        process = real_server.start_server(env, Path(scratch) / "serve.log")
+        server = real_server.Server(env=env)
         os.environ.update(server.client_env)
         figures = Figures()
         try:
@@ -202,9 +204,9 @@ def main() -> None:
             measure_memory(figures, arguments.alive)
             measure_docker(figures, min(arguments.rounds, 20))
         finally:
-            e2e.stop_server(process)
-            subprocess.run([*e2e.COMMAND, "down"], env=env, check=True, timeout=60)
-    left = e2e.leftovers()
+            real_server.stop_server(process)
+            subprocess.run([*real_server.COMMAND, "down"], env=env, check=True, timeout=60)
+    left = real_server.leftovers()
     print(figures.table())
     print(f"left behind on the host: {left or 'nothing'}")
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
