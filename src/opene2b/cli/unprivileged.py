@@ -96,7 +96,7 @@ def obstacle(path: Path, identity: Identity) -> Path | None:
 def innermost_free(paths: Iterable[Path]) -> list[Path]:
     """Without those that lie below another one."""
     kept: list[Path] = []
-    for path in sorted(set(paths), key=lambda path: len(path.parts)):
+    for path in sorted(set(paths), key=lambda path: (len(path.parts), path)):
         if not any(path.is_relative_to(other) for other in kept):
             kept.append(path)
     return kept
