@@ -36,7 +36,7 @@ def run(config: Config) -> int:
             "the demo uses the stock Python SDK, which is not installed: pip install e2b"
         ) from exc
     started = time.monotonic()
-    if config.runtime != "fake" and not setup_base.is_built(config.home):
+    if not setup_base.is_built(config.home):
         setup_base.run(config)
     with server(config):
         key = first_key.read(config)

@@ -168,8 +168,6 @@ def check_seccomp(_: Config) -> Finding:
 
 
 def check_base(config: Config) -> Finding:
-    if config.runtime == "fake":
-        return ok("no base template is needed with OPENE2B_RUNTIME=fake")
     try:
         if setup_base.is_built(config.home):
             return ok("base template")

@@ -35,6 +35,11 @@ def run(config: Config, *, purge: bool = False) -> None:
         return
     with layout.held(home):
         serve.end_left_behind(home)
+        if home.node_socket.exists() and asyncio.run(is_answered(home)):
+            # `opene2b node`, started by hand: it is not ours to stop.
+            print(ended(asyncio.run(end_with_server(home))))
+            print("a node agent goes on; stop it as well to remove what it holds itself")
+            return
         if has_leftovers(config):
             layout.make(home)
             print(ended(asyncio.run(end_with_own_agent(home))))
@@ -50,6 +55,11 @@ def ended(count: int) -> str:
     return f"ended {count} sandbox{'' if count == 1 else 'es'}"
 
 
+async def is_answered(home: Home) -> bool:
+    async with agents.connected(home) as agent:
+        return await agent.answers(2.0)
+
+
 async def end_with_server(home: Home) -> int:
     async with agents.connected(home) as agent:
         return await agent.kill_all()
@@ -62,14 +72,13 @@ async def end_with_own_agent(home: Home) -> int:
 
 
 def remove_empty_groups() -> None:
-    """The control groups that all sandboxes of this host are in, unless those of another home are there."""
+    """The control groups above those of sandboxes; they stay while another home has sandboxes in them."""
     for directory in cgroups.named("/opene2b", cgroups.discover()):
         try:
             directory.rmdir()
         except OSError as exc:
             if exc.errno not in {errno.EBUSY, errno.ENOTEMPTY}:
                 raise
-            print(f"{directory} stays: another OPENE2B_HOME uses it")
 
 
 def has_leftovers(config: Config) -> bool:

@@ -166,7 +166,7 @@ class Supervisor:
 
     async def provide_base(self) -> None:
         """Build the base template when it is missing; meanwhile creates answer 503."""
-        if self.config.runtime == "fake" or setup_base.is_built(self.config.home):
+        if setup_base.is_built(self.config.home):
             return
         say("the base template is missing: building it now (once)")
         try:

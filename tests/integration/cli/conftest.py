@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from opene2b.core.ids import ImageId
+from opene2b.core.paths import Home
+from opene2b.image import manifest as manifests
+from opene2b.image.manifest import Manifest
 from opene2b.linux import processes
 
 LIMIT_S = 30.0
@@ -119,6 +123,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         },
     )
     found.output.touch()
+    # As if it had been built: that is another test's subject.
+    manifests.save(Home(found.home), Manifest(image_id=ImageId("base"), layers=[]))
     yield found
     with contextlib.suppress(FileNotFoundError, ValueError):
         for pid, started in json.loads((found.home / "run/children.json").read_text()).values():
