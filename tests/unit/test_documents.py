@@ -93,6 +93,23 @@ def test_change_fragments_are_named_for_their_kind():
     assert wrong == []
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs/adr").glob("*.md")), ids=lambda path: path.stem
+)
+def test_a_decision_has_its_five_parts(path):
+    text = path.read_text()
+    parts = ["Status:", "## Context", "## Decision", "## Consequences", "## Options turned down"]
+
+    assert re.match(r"# \d+[:.] .", text)
+    assert [part for part in parts if f"\n{part}" not in text] == []
+
+
+def test_decisions_are_numbered_once():
+    numbers = [path.name[:4] for path in (ROOT / "docs/adr").glob("*.md")]
+
+    assert len(numbers) == len(set(numbers))
+
+
 def test_locks_name_no_index_and_no_file():
     locks = [*(ROOT / "requirements").glob("*.txt"), ROOT / "tests/e2e/js/package-lock.json"]
     wrong = [

@@ -1,5 +1,6 @@
 """The command line: `opene2b COMMAND`. Each command is a module, imported only when it is asked for."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,4 +152,6 @@ def keys_revoke(
 
 
 def main() -> None:
+    # nft, ip and modprobe lie where a shell after plain `su` does not look.
+    os.environ["PATH"] = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     app(prog_name="opene2b")
