@@ -138,6 +138,8 @@ class Agent:
                 log.info("sandbox_adopted", extra=keys(live))
                 return
             if entry.phase is Phase.STOPPING:
+                # The pool is not open yet, and its first act makes every place anew that is not in use.
+                live.entry = replace(entry, slot=None)
                 await self.free(live)
                 return
             # Nothing of it runs, so its place died with the last agent.

@@ -70,4 +70,5 @@ class LoopbackPlaces:
         raise NoCapacity(f"all {self.capacity} places of this node are in use", reason="node_full")
 
     async def give_back(self, index: int) -> None:
-        self.used.discard(index)
+        # Raises KeyError for a place that nobody holds: given back twice, it would be given out twice.
+        self.used.remove(index)

@@ -28,3 +28,8 @@ async def test_places_of_recovered_sandboxes_are_in_use():
 
     assert places.in_use == 2
     assert (await places.take()).index == 1
+
+
+async def test_a_place_that_nobody_holds_cannot_be_given_back():
+    with pytest.raises(KeyError):
+        await LoopbackPlaces(capacity=1).give_back(0)
