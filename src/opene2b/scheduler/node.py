@@ -62,7 +62,7 @@ class Node:
                 ("grpc.enable_http_proxy", 0),
             ],
         )
-        self.stub: Any = node_pb2_grpc.NodeStub(self.channel)
+        self.stub: Any = node_pb2_grpc.NodeStub(self.channel)  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:
         await self.channel.close()
@@ -107,7 +107,10 @@ class Node:
         return list(answer.sandboxes)
 
     async def info(self) -> node_pb2.InfoResponse:
-        return await self.call(self.stub.Info, node_pb2.InfoRequest(), CALL_LIMIT_S)
+        answer: node_pb2.InfoResponse = await self.call(
+            self.stub.Info, node_pb2.InfoRequest(), CALL_LIMIT_S
+        )
+        return answer
 
     async def watch(self, subscribed: asyncio.Event) -> AsyncIterator[SandboxStatus]:
         """Events until the connection is lost (raises NoCapacity). Sets `subscribed` once none can be missed."""
