@@ -93,6 +93,13 @@ class Scheduler:
         task.add_done_callback(done)
         return task
 
+    async def close(self) -> None:
+        """Stop what goes on in the background. What was promised is finished by the next start."""
+        creating = [task for _, task in self.promises.values()]
+        for task in (*creating, *self.background):
+            task.cancel()
+        await asyncio.gather(*creating, *self.background, return_exceptions=True)
+
     # create
 
     async def create(
