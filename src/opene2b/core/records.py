@@ -35,7 +35,7 @@ class ApiKey:
     id: KeyId
     team_id: TeamId
     name: str
-    digest: str
+    digest: str = field(repr=False)
     """Hex SHA-256 of the whole key text."""
     masked: str
     """What may be shown of it, e.g. `e2b_ab...cdef`."""
@@ -85,10 +85,10 @@ class Sandbox:
     end_at: datetime
     max_end_at: datetime
     """No extension goes beyond it: started_at + the longest lifetime allowed."""
-    envd_access_token: str
-    traffic_access_token: str | None = None
+    envd_access_token: str = field(repr=False)
+    traffic_access_token: str | None = field(default=None, repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict)
-    env_vars: Mapping[str, str] = field(default_factory=dict)
+    env_vars: Mapping[str, str] = field(default_factory=dict, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
     """What the create request said and later parts act on: `network`, `allow_internet_access`,
     `auto_pause`, `auto_resume`, `mcp`, `volume_mounts`; JSON-able, as received."""

@@ -31,6 +31,22 @@ class SandboxQuery:
     limit: int = 100
 
 
+CHANGEABLE = frozenset(
+    {
+        *("state", "execution_id", "node_id", "started_at", "end_at", "max_end_at", "env_vars"),
+        *("options", "traffic_access_token"),
+    }
+)
+"""Fields of a sandbox that may change during its life."""
+
+
+def check_changes(changes: Mapping[str, Any]) -> None:
+    """Raises ValueError: a mistake of the caller's, found before anything is written."""
+    unknown = changes.keys() - CHANGEABLE
+    if unknown:
+        raise ValueError(f"not a changeable field of a sandbox: {', '.join(sorted(unknown))}")
+
+
 class Store(Protocol):
     async def open(self) -> None:
         """Connect and bring the schema up to date."""
