@@ -76,6 +76,8 @@ class Scheduler:
         self.deadlines = Deadlines(self.expire)
         self.creating: set[SandboxId] = set()
         """Creates under way in this process: nobody else may judge their records."""
+        self.admitting = asyncio.Lock()
+        """Held from counting a team's sandboxes to writing one more: creates at once cannot pass the limit."""
         self.promises: dict[tuple[str, str], tuple[str, asyncio.Task[Sandbox]]] = {}
         """(team, idempotency key) -> (digest of the request, its create under way)."""
         self.background: set[asyncio.Task[Any]] = set()
@@ -168,14 +170,6 @@ class Scheduler:
     ) -> Sandbox:
         self.check_timeout(order.timeout_s)
         template = await templates.resolve(self.store, order.template, team)
-        alive = await self.store.count_sandboxes(team.id, ALIVE)
-        if alive >= self.settings.team_max_sandboxes:
-            # wire: the official server's words
-            raise LimitExceeded(
-                "you have reached the maximum number of concurrent E2B sandboxes "
-                f"({self.settings.team_max_sandboxes})",
-                retryable=False,
-            )
         now = datetime.now(UTC)
         private = bool(order.options.get("private_ingress"))
         sandbox = Sandbox(
@@ -200,7 +194,7 @@ class Scheduler:
         )
         self.creating.add(sandbox_id)
         try:
-            await self.store.add_sandbox(sandbox)
+            await self.admit(sandbox)
             try:
                 await self.node.create(sandbox)
             except ServiceError as exc:
@@ -226,6 +220,18 @@ class Scheduler:
         self.run(self.store.count_spawn(template.id, at=started), f"count {sandbox_id}")
         log.info("sandbox_created", extra={"sandbox_id": sandbox_id, "team_id": team.id})
         return row
+
+    async def admit(self, sandbox: Sandbox) -> None:
+        """Write the record, if its team may have one more. Raises LimitExceeded."""
+        limit = self.settings.team_max_sandboxes
+        async with self.admitting:
+            if await self.store.count_sandboxes(sandbox.team_id, ALIVE) >= limit:
+                raise LimitExceeded(
+                    # wire: the official server's words
+                    f"you have reached the maximum number of concurrent E2B sandboxes ({limit})",
+                    retryable=False,
+                )
+            await self.store.add_sandbox(sandbox)
 
     async def start_failed(self, sandbox: Sandbox, error: ServiceError) -> None:
         log.warning(

@@ -140,7 +140,7 @@ def descendants(pid: int) -> set[int]:
 
 async def all_ended(pids: set[int]) -> None:
     # They are nobody's children any more: there is no event to wait for.
-    while any(is_alive(pid) for pid in pids):  # noqa: ASYNC110
+    while any(is_alive(pid) for pid in pids):
         await asyncio.sleep(0.02)
 
 

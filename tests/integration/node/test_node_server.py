@@ -172,7 +172,7 @@ async def test_a_watcher_that_went_away_is_forgotten(node, agent):
     there = len(agent.events.subscriptions)
     call.cancel()
     async with asyncio.timeout(LIMIT_S):
-        while agent.events.subscriptions:  # noqa: ASYNC110 - nothing announces it
+        while agent.events.subscriptions:
             await asyncio.sleep(0.01)
 
     assert there == 1
