@@ -13,7 +13,7 @@ import uvloop
 
 from opene2b.api import app
 from opene2b.api.call import Parts
-from opene2b.cli import first_key, keys, logs
+from opene2b.cli import first_key, keys, limits, logs
 from opene2b.cli.config import Config
 from opene2b.core.errors import Unsupported
 from opene2b.core.ids import ImageId, NodeId
@@ -43,6 +43,7 @@ class Server(uvicorn.Server):
 
 def run(config: Config) -> None:
     logs.to_stderr()
+    limits.raise_descriptors()
     # It is not needed again, and what is started from here should not see it.
     key = os.environ.pop("OPENE2B_API_KEY", None) or first_key.read(config)
     if key is None:

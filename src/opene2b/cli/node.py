@@ -3,11 +3,10 @@
 import asyncio
 import logging
 import os
-import resource
 import signal
 from contextlib import AsyncExitStack
 
-from opene2b.cli import logs
+from opene2b.cli import limits, logs
 from opene2b.cli.config import Config
 from opene2b.cli.unprivileged import CONTROL_PLANE, PROXY
 from opene2b.node import gateway, lock, server
@@ -22,7 +21,7 @@ log = logging.getLogger(__name__)
 def run(config: Config) -> None:
     """Raises WrongState when another agent is alive for this home; what the runtime lacks as it says it."""
     logs.to_stderr()
-    raise_descriptor_limit()
+    limits.raise_descriptors()
     with lock.held(config.home.run / "node.pid"):
         asyncio.run(serve(config))
 
@@ -69,9 +68,3 @@ def make_places(config: Config, runtime: Runtime) -> Places:
         state=config.home.node / "slots",
         prepare=runtime.prepare if isinstance(runtime, Preparing) else None,
     )
-
-
-def raise_descriptor_limit() -> None:
-    """Each sandbox takes a few descriptors for as long as it lives, each place one."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,273 @@
+"""A client's connection: parse its requests, answer them in their order, and keep what it can make us hold bounded."""
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+import httptools
+
+from opene2b.proxy import head as heads
+from opene2b.proxy import pages, upstream
+from opene2b.proxy.forward import Exchange, Request
+from opene2b.proxy.head import HEAD_LIMIT_BYTES, BadHead, Headers
+
+if TYPE_CHECKING:
+    from opene2b.proxy.server import Proxy
+
+log = logging.getLogger(__name__)
+
+HEAD_LIMIT_S = 10.0
+"""From the first byte of a head to its end."""
+IDLE_LIMIT_S = 620.0
+"""Between requests. Source: E2B sandbox proxy contract, protocol."""
+LINGER_S = 5.0
+"""How long the rest of a refused request is read: a client that is still sending sees no answer that came
+with a reset."""
+BODY_HIGH_BYTES = 256 << 10
+MOST_PIPELINED = 16
+
+
+class Client(asyncio.Protocol):
+    def __init__(self, proxy: "Proxy") -> None:
+        self.proxy = proxy
+        self.loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport | None = None
+        self.parser = httptools.HttpRequestParser(self)
+        self.waiting: deque[Request] = deque()
+        """Requests behind the one that is being answered."""
+        self.current: Request | None = None
+        """Whose body is arriving."""
+        self.exchange: Exchange | None = None
+        self.refusal: bytes | None = None
+        """Our last answer to this client, as soon as those before it are given."""
+        self.is_deaf = False
+        """Whatever comes now is not read."""
+        self.is_write_paused = False
+        self.is_reading_paused = False
+        self.is_half_closed = False
+        self.is_in_head = False
+        self.head_bytes = 0
+        self.url = b""
+        self.headers: Headers = []
+        self.idle_since = self.loop.time()
+        self.idle_timer: asyncio.TimerHandle | None = None
+        self.head_timer: asyncio.TimerHandle | None = None
+        self.linger_timer: asyncio.TimerHandle | None = None
+
+    # asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+        self.proxy.clients.add(self)
+        self.idle_timer = self.loop.call_later(IDLE_LIMIT_S, self.check_idle)
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self.exchange
+        if exchange is not None and exchange.is_tunnel:
+            exchange.tunnel_up(data)
+            return
+        if self.is_deaf:
+            if exchange is not None and exchange.request.head.upgrade is not None:
+                exchange.request.after_upgrade += data
+                self.update_reading()
+            return
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as exc:
+            self.is_deaf = True
+            last = self.waiting[-1] if self.waiting else self.current
+            if last is not None:
+                last.is_complete = True
+                last.after_upgrade = data[exc.args[0] :]
+        except (httptools.HttpParserError, BadHead) as exc:
+            self.refuse(exc)
+        if self.is_in_head:
+            self.head_bytes += len(data)
+            if self.head_bytes > HEAD_LIMIT_BYTES:
+                self.refuse(BadHead("the head of the request is too large", 431))
+            elif self.head_timer is None:
+                self.head_timer = self.loop.call_later(HEAD_LIMIT_S, self.head_is_late)
+        self.advance()
+        self.update_reading()
+
+    def eof_received(self) -> bool:
+        self.is_half_closed = True
+        return self.exchange is not None and self.exchange.is_tunnel and self.exchange.client_eof()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self.proxy.forget(self)
+        for timer in (self.idle_timer, self.head_timer, self.linger_timer):
+            if timer is not None:
+                timer.cancel()
+        self.waiting.clear()
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.client_lost()
+
+    def pause_writing(self) -> None:
+        self.is_write_paused = True
+        transport = self.upstream_transport()
+        if transport is not None:
+            transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.is_write_paused = False
+        transport = self.upstream_transport()
+        if transport is not None:
+            transport.resume_reading()
+
+    def upstream_transport(self) -> asyncio.Transport | None:
+        if self.exchange is None or self.exchange.upstream is None:
+            return None
+        return self.exchange.upstream.transport
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        self.is_in_head = True
+        self.url, self.headers = b"", []
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.is_in_head = False
+        self.head_bytes = 0
+        if self.head_timer is not None:
+            self.head_timer.cancel()
+            self.head_timer = None
+        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if size > HEAD_LIMIT_BYTES:
+            raise BadHead("the head of the request is too large", 431)
+        head = heads.request(
+            self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers
+        )
+        self.current = Request(head)
+        self.waiting.append(self.current)
+        if len(self.waiting) == 1 and self.exchange is None:
+            self.advance()
+
+    def on_body(self, body: bytes) -> None:
+        if self.current is not None:
+            self.current.add(body)
+
+    def on_message_complete(self) -> None:
+        done, self.current = self.current, None
+        if done is None:
+            return
+        done.finish()
+        if done.is_discarded and self.linger_timer is not None:
+            self.close()
+
+    # the order of answers
+
+    def advance(self) -> None:
+        """Begin the next exchange, if none is under way."""
+        while self.exchange is None and self.waiting and self.transport is not None:
+            exchange = self.exchange = Exchange(self, self.waiting.popleft())
+            exchange.start()
+        if self.exchange is None and self.refusal is not None:
+            refusal, self.refusal = self.refusal, None
+            self.write(refusal)
+            self.linger()
+
+    def exchange_ended(self, exchange: Exchange, *, keeps_alive: bool) -> None:
+        if self.exchange is not exchange:
+            return
+        self.exchange = None
+        self.idle_since = self.loop.time()
+        request = exchange.request
+        if not request.is_complete:
+            request.discard()
+            self.linger()
+        elif not keeps_alive or self.is_deaf or self.proxy.is_draining:
+            self.close()
+        else:
+            # Not from within the parser's or the sandbox's callback: a thousand queued requests are no recursion.
+            if self.waiting:
+                self.loop.call_soon(self.advance)
+            self.update_reading()
+
+    def refuse(self, exc: Exception) -> None:
+        """What came is no request: say so after the answers that are still due, and hear no more."""
+        cause = exc.__context__ if isinstance(exc.__context__, BadHead) else exc
+        if self.current is not None and not self.current.is_complete and self.current.exchange:
+            # In the middle of a body: its answer, if any, would be of a request that never was.
+            self.abort()
+            return
+        self.is_deaf = True
+        self.is_in_head = False
+        status = cause.status if isinstance(cause, BadHead) else 400
+        message = str(cause) if isinstance(cause, BadHead) else "Malformed request"
+        self.refusal = pages.plain(status, message).encode(with_body=True, close=True)
+
+    def linger(self) -> None:
+        """Read and drop for a moment, then close."""
+        self.is_deaf = self.current is None
+        if self.transport is not None and self.linger_timer is None:
+            if self.is_deaf and self.transport.can_write_eof():
+                self.transport.write_eof()
+            self.linger_timer = self.loop.call_later(LINGER_S, self.close)
+
+    # flow
+
+    def update_reading(self) -> None:
+        if self.transport is None or self.transport.is_closing():
+            return
+        wanted = not self.should_pause()
+        if wanted and self.is_reading_paused:
+            self.is_reading_paused = False
+            self.transport.resume_reading()
+        elif not wanted and not self.is_reading_paused:
+            self.is_reading_paused = True
+            self.transport.pause_reading()
+
+    def should_pause(self) -> bool:
+        if len(self.waiting) >= MOST_PIPELINED:
+            return True
+        exchange = self.exchange
+        if self.current is not None and self.current.buffered >= BODY_HIGH_BYTES:
+            return True
+        if exchange is None:
+            return False
+        if len(exchange.request.after_upgrade) >= BODY_HIGH_BYTES:
+            return True
+        return exchange.upstream is not None and exchange.upstream.is_write_paused
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def write_eof(self) -> None:
+        if self.transport is not None and self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            upstream.reset(self.transport)
+
+    # time
+
+    def check_idle(self) -> None:
+        now = self.loop.time()
+        busy = self.exchange is not None or self.is_in_head
+        left_s = IDLE_LIMIT_S - (0 if busy else now - self.idle_since)
+        if left_s <= 0:
+            self.close()
+        else:
+            self.idle_timer = self.loop.call_later(left_s, self.check_idle)
+
+    def head_is_late(self) -> None:
+        self.head_timer = None
+        if self.is_in_head:
+            self.refuse(BadHead("the head of the request took too long", 408))
+            self.advance()
