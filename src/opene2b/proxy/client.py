@@ -153,7 +153,9 @@ class Client(asyncio.Protocol):
             self.advance()
 
     def on_body(self, body: bytes) -> None:
-        if self.current is not None:
+        # The parser also reports nothing, where a packet ends between a chunk's size and its bytes: passed on as a
+        # chunk, that would be the end of the body.
+        if self.current is not None and body:
             self.current.add(body)
 
     def on_message_complete(self) -> None:

@@ -193,7 +193,9 @@ class Upstream(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if self.is_complete or self.exchange is None:
             raise BadHead("a body where there can be none")
-        self.exchange.response_body(body)
+        if body:
+            # See Client.on_body.
+            self.exchange.response_body(body)
 
     def on_message_complete(self) -> None:
         if self.is_interim:
