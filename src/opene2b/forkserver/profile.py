@@ -83,12 +83,15 @@ CAPABILITIES = {
     "CAP_SETUID": 7,
     "CAP_SETPCAP": 8,
     "CAP_NET_BIND_SERVICE": 10,
+    # Without effect: the network namespace belongs to the host's user namespace. But a program that carries it as a
+    # file capability, as ping does in many images, could not be started at all if it were out of reach.
+    "CAP_NET_RAW": 13,
     "CAP_SYS_CHROOT": 18,
     "CAP_AUDIT_WRITE": 29,
     "CAP_SETFCAP": 31,
 }
-"""Of root inside, in its own user namespace; numbers from linux/capability.h. No NET_ADMIN or NET_RAW: the
-network namespace belongs to the host, so a guest can neither change its address nor its routes."""
+"""Of root inside, in its own user namespace; numbers from linux/capability.h. No NET_ADMIN: a guest
+can change neither its address nor its routes."""
 
 
 def capability_mask() -> int:
