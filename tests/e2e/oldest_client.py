@@ -11,7 +11,7 @@ sandbox.files.write("a/b.txt", "content")
 assert sandbox.files.read("a/b.txt") == "content"
 assert [entry.name for entry in sandbox.files.list("a")] == ["b.txt"]
 print("files")
-handle = sandbox.commands.run("cat", background=True)
+handle = sandbox.commands.run("cat", background=True, stdin=True)
 sandbox.commands.send_stdin(handle.pid, "typed\n")
 assert sandbox.commands.kill(handle.pid)
 print("stdin")

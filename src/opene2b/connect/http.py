@@ -359,19 +359,27 @@ class Connection(asyncio.Protocol):
             if not self.can_write.is_set():
                 await self.can_write.wait()
             return
-        self.write(b"".join(lines))
         if isinstance(body, FileBody):
+            self.write(b"".join(lines))
             await self.send_file(body, without_body)
             return
+        head = b"".join(lines)
         try:
             if not without_body:
                 async for chunk in body:
                     if chunk:
-                        self.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                        # The head goes out with the first part: some clients stop sending their request as soon as
+                        # they see the head of an answer, and an iterator that reads the request has done so by now.
+                        self.write(
+                            head + (b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                        )
+                        head = b""
                         if not self.can_write.is_set():
                             await self.can_write.wait()
                 if chunked:
-                    self.write(b"0\r\n\r\n")
+                    head += b"0\r\n\r\n"
+            if head:
+                self.write(head)
         finally:
             close = getattr(body, "aclose", None)
             if close is not None:

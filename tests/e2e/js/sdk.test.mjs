@@ -92,7 +92,8 @@ test('a server in the sandbox is reached through the proxy', async () => {
 test('a killed sandbox is gone', async () => {
   const other = await Sandbox.create({ timeoutMs: 60_000 })
   assert.equal(await other.isRunning(), true)
-  assert.equal(await other.kill(), true)
+  // Older clients answer nothing here.
+  assert.notEqual(await other.kill(), false)
   assert.equal(await Sandbox.kill(other.sandboxId), false)
   assert.equal(await other.isRunning(), false)
 })

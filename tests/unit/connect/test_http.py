@@ -213,3 +213,24 @@ async def test_an_upload_that_nobody_reads_does_not_fill_memory():
         held.set()
 
     assert buffered < 2_000_000
+
+
+async def test_the_head_of_a_stream_waits_for_its_first_part():
+    may_answer = asyncio.Event()
+
+    async def parts():
+        await may_answer.wait()
+        yield b"first"
+
+    async def handler(request: Request) -> Response:
+        return Response(200, (), parts())
+
+    async with serving(handler) as port, connected(port) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\n" + CLOSE)
+        early = asyncio.create_task(reader.read(1))
+        done, _ = await asyncio.wait({early}, timeout=0.05)
+        may_answer.set()
+        rest = await asyncio.wait_for(early, 5) + await asyncio.wait_for(reader.read(), 5)
+
+    assert not done
+    assert rest.startswith(b"HTTP/1.1 200") and rest.endswith(b"first\r\n0\r\n\r\n")
