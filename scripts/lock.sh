@@ -10,6 +10,6 @@ compile pyproject.toml -o requirements/server.txt
 compile pyproject.toml --extra dev --extra clients -o requirements/dev.txt
 oldest=$(mktemp)
 trap 'rm -f "$oldest"' EXIT
-echo "e2b==2.7.0" >"$oldest"
+echo "e2b==2.30.0" >"$oldest"
 compile --no-annotate "$oldest" -o requirements/oldest-client.txt
 (cd tests/e2e/js && npm install --package-lock-only --no-audit --no-fund)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,13 @@ LINGER_S = 5.0
 with a reset."""
 BODY_HIGH_BYTES = 256 << 10
 MOST_PIPELINED = 16
+KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+)
+"""A stream may be silent for hours: only the kernel can tell that its client lost power meanwhile."""
 
 
 class Client(asyncio.Protocol):
@@ -38,6 +46,8 @@ class Client(asyncio.Protocol):
         """Requests behind the one that is being answered."""
         self.current: Request | None = None
         """Whose body is arriving."""
+        self.latest: Request | None = None
+        """Whose head came last."""
         self.exchange: Exchange | None = None
         self.refusal: bytes | None = None
         """Our last answer to this client, as soon as those before it are given."""
@@ -47,7 +57,10 @@ class Client(asyncio.Protocol):
         self.is_reading_paused = False
         self.is_half_closed = False
         self.is_in_head = False
-        self.head_bytes = 0
+        self.has_progressed = False
+        self.idle_bytes = 0
+        """Received since the last end of a head, part of a body or end of a message: heads, trailers and extensions of
+        chunks are bounded by it."""
         self.url = b""
         self.headers: Headers = []
         self.idle_since = self.loop.time()
@@ -60,6 +73,9 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
         self.proxy.clients.add(self)
+        connection = transport.get_extra_info("socket")
+        for option in KEEPALIVE:
+            connection.setsockopt(*option)
         self.idle_timer = self.loop.call_later(IDLE_LIMIT_S, self.check_idle)
 
     def data_received(self, data: bytes) -> None:
@@ -72,24 +88,34 @@ class Client(asyncio.Protocol):
                 exchange.request.after_upgrade += data
                 self.update_reading()
             return
+        self.has_progressed = False
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as exc:
-            self.is_deaf = True
-            last = self.waiting[-1] if self.waiting else self.current
-            if last is not None:
-                last.is_complete = True
-                last.after_upgrade = data[exc.args[0] :]
+            self.feed(data)
         except (httptools.HttpParserError, BadHead) as exc:
             self.refuse(exc)
-        if self.is_in_head:
-            self.head_bytes += len(data)
-            if self.head_bytes > HEAD_LIMIT_BYTES:
-                self.refuse(BadHead("the head of the request is too large", 431))
-            elif self.head_timer is None:
-                self.head_timer = self.loop.call_later(HEAD_LIMIT_S, self.head_is_late)
+        self.idle_bytes = 0 if self.has_progressed else self.idle_bytes + len(data)
+        if self.idle_bytes > HEAD_LIMIT_BYTES:
+            self.refuse(BadHead("the head of the request is too large", 431))
+        elif self.is_in_head and self.head_timer is None:
+            self.head_timer = self.loop.call_later(HEAD_LIMIT_S, self.head_is_late)
         self.advance()
         self.update_reading()
+
+    def feed(self, data: bytes) -> None:
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as exc:
+                rest = data[exc.args[0] :]
+                if self.latest is not None and self.latest.head.upgrade is not None:
+                    self.is_deaf = True
+                    self.latest.after_upgrade = rest
+                    return
+                # To a protocol that we do not pass on, which is as if the client had not asked.
+                self.parser = httptools.HttpRequestParser(self)
+                data = rest
+            else:
+                return
 
     def eof_received(self) -> bool:
         self.is_half_closed = True
@@ -102,9 +128,10 @@ class Client(asyncio.Protocol):
             if timer is not None:
                 timer.cancel()
         self.waiting.clear()
+        self.current = self.latest = None
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
-            exchange.client_lost()
+            exchange.client_lost(exc)
 
     def pause_writing(self) -> None:
         self.is_write_paused = True
@@ -117,6 +144,7 @@ class Client(asyncio.Protocol):
         transport = self.upstream_transport()
         if transport is not None:
             transport.resume_reading()
+        self.update_reading()
 
     def upstream_transport(self) -> asyncio.Transport | None:
         if self.exchange is None or self.exchange.upstream is None:
@@ -133,11 +161,13 @@ class Client(asyncio.Protocol):
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
+        # What comes behind a body is a trailer. It has no way to be a header: whatever was checked is on its way.
+        if self.is_in_head:
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self.is_in_head = False
-        self.head_bytes = 0
+        self.has_progressed = True
         if self.head_timer is not None:
             self.head_timer.cancel()
             self.head_timer = None
@@ -147,18 +177,18 @@ class Client(asyncio.Protocol):
         head = heads.request(
             self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers
         )
-        self.current = Request(head)
+        self.current = self.latest = Request(head)
         self.waiting.append(self.current)
-        if len(self.waiting) == 1 and self.exchange is None:
-            self.advance()
 
     def on_body(self, body: bytes) -> None:
         # The parser also reports nothing, where a packet ends between a chunk's size and its bytes: passed on as a
         # chunk, that would be the end of the body.
+        self.has_progressed = True
         if self.current is not None and body:
             self.current.add(body)
 
     def on_message_complete(self) -> None:
+        self.has_progressed = True
         done, self.current = self.current, None
         if done is None:
             return
@@ -169,7 +199,8 @@ class Client(asyncio.Protocol):
     # the order of answers
 
     def advance(self) -> None:
-        """Begin the next exchange, if none is under way."""
+        """Begin the next exchange, if none is under way. Not from a callback of the parser: what has arrived of a body
+        goes out in one write with its head."""
         while self.exchange is None and self.waiting and self.transport is not None:
             exchange = self.exchange = Exchange(self, self.waiting.popleft())
             exchange.start()
@@ -186,24 +217,34 @@ class Client(asyncio.Protocol):
         request = exchange.request
         if not request.is_complete:
             request.discard()
+            self.waiting.clear()
             self.linger()
-        elif not keeps_alive or self.is_deaf or self.proxy.is_draining:
+        elif (
+            not keeps_alive
+            or self.proxy.is_draining
+            or (self.is_deaf and self.refusal is None and not self.waiting)
+        ):
             self.close()
         else:
             # Not from within the parser's or the sandbox's callback: a thousand queued requests are no recursion.
-            if self.waiting:
+            if self.waiting or self.refusal is not None:
                 self.loop.call_soon(self.advance)
             self.update_reading()
 
     def refuse(self, exc: Exception) -> None:
         """What came is no request: say so after the answers that are still due, and hear no more."""
         cause = exc.__context__ if isinstance(exc.__context__, BadHead) else exc
-        if self.current is not None and not self.current.is_complete and self.current.exchange:
+        broken, self.current = self.current, None
+        if broken is not None and broken.exchange is not None and not broken.is_discarded:
             # In the middle of a body: its answer, if any, would be of a request that never was.
             self.abort()
             return
         self.is_deaf = True
         self.is_in_head = False
+        if broken is not None and broken.is_discarded:
+            return
+        if broken is not None:
+            self.waiting.remove(broken)
         status = cause.status if isinstance(cause, BadHead) else 400
         message = str(cause) if isinstance(cause, BadHead) else "Malformed request"
         self.refusal = pages.plain(status, message).encode(with_body=True, close=True)
@@ -215,6 +256,7 @@ class Client(asyncio.Protocol):
             if self.is_deaf and self.transport.can_write_eof():
                 self.transport.write_eof()
             self.linger_timer = self.loop.call_later(LINGER_S, self.close)
+        self.update_reading()
 
     # flow
 
@@ -233,6 +275,9 @@ class Client(asyncio.Protocol):
         if len(self.waiting) >= MOST_PIPELINED:
             return True
         exchange = self.exchange
+        if exchange is None and self.is_write_paused and self.linger_timer is None:
+            # It asks and asks, and reads none of our answers.
+            return True
         if self.current is not None and self.current.buffered >= BODY_HIGH_BYTES:
             return True
         if exchange is None:
@@ -264,12 +309,16 @@ class Client(asyncio.Protocol):
         busy = self.exchange is not None or self.is_in_head
         left_s = IDLE_LIMIT_S - (0 if busy else now - self.idle_since)
         if left_s <= 0:
-            self.close()
+            # Not a clean close: that would wait for a client that does not read.
+            self.abort()
         else:
             self.idle_timer = self.loop.call_later(left_s, self.check_idle)
 
     def head_is_late(self) -> None:
         self.head_timer = None
-        if self.is_in_head:
+        if self.is_in_head and self.is_reading_paused:
+            # It is we who do not read.
+            self.head_timer = self.loop.call_later(HEAD_LIMIT_S, self.head_is_late)
+        elif self.is_in_head:
             self.refuse(BadHead("the head of the request took too long", 408))
             self.advance()

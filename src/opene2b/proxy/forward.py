@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 TRAFFIC_HEADER = pages.TRAFFIC_HEADER.encode()
 
 
+PART_OVERHEAD_BYTES = 64
+"""Of a kept part, beside its bytes: a body may come in chunks of one."""
+
+
 class Request:
     """A request whose head has arrived; its body may still be on the way."""
 
@@ -43,7 +47,7 @@ class Request:
             self.exchange.send_body(part)
         else:
             self.parts.append(part)
-            self.buffered += len(part)
+            self.buffered += len(part) + PART_OVERHEAD_BYTES
 
     def finish(self) -> None:
         self.is_complete = True
@@ -112,15 +116,9 @@ class Exchange:
     async def find(self, target: Target) -> None:
         """Route and dial; or say why not."""
         sandbox_id, port = target.sandbox_id, target.port
-        route: Route | None = None
         try:
-            route = await self.proxy.routes.find(sandbox_id)
-            if self.is_refused(route, target):
-                return
-            upstream = await self.proxy.pool.dial(route, port)
+            upstream = await self.dial(target)
         except NotThere:
-            if route is not None:
-                self.proxy.routes.forget(sandbox_id, route.execution_id)
             self.problem(pages.not_found(sandbox_id))
         except PortClosed:
             self.problem(pages.port_closed(sandbox_id, port))
@@ -134,10 +132,25 @@ class Exchange:
             log.exception("exchange_crashed", extra={"sandbox_id": sandbox_id})
             self.client.abort()
         else:
-            if self.is_over:
+            if upstream is not None and self.is_over:
                 upstream.abort()
-            else:
+            elif upstream is not None:
                 self.attach(upstream)
+
+    async def dial(self, target: Target) -> Upstream | None:
+        """None: refused, and answered. Raises as Routes.find and Pool.dial."""
+        for attempt in (1, 2):
+            route = await self.proxy.routes.find(target.sandbox_id)
+            if self.is_refused(route, target):
+                return None
+            try:
+                return await self.proxy.pool.dial(route, target.port)
+            except NotThere:
+                # The route was of an earlier execution; there may be a new one.
+                self.proxy.routes.forget(target.sandbox_id, route.execution_id)
+                if attempt == 2:
+                    raise
+        raise NotThere
 
     def is_refused(self, route: Route, target: Target) -> bool:
         """Whether the traffic token was needed and not given (then the answer is given). envd has its own."""
@@ -235,6 +248,7 @@ class Exchange:
                 reusable=keeps
                 and self.request.is_complete
                 and not upstream.is_half_closed
+                and not upstream.is_tainted
                 and self.request.head.upgrade is None
             )
         self.end(keeps_alive=self.keeps_alive)
@@ -286,7 +300,7 @@ class Exchange:
         if upstream.is_gone:
             self.client.abort()
             return
-        untouched = not self.has_begun and upstream.head_bytes == 0
+        untouched = not self.has_begun and not upstream.has_spoken
         if untouched and upstream.was_used and self.request.head.is_replayable and self.target:
             # The server closed an idle connection in the moment that we used it.
             self.connect(self.target)
@@ -300,7 +314,7 @@ class Exchange:
             self.out.clear()
             self.problem(pages.no_answer(upstream.route.sandbox_id, upstream.port))
 
-    def client_lost(self) -> None:
+    def client_lost(self, exc: Exception | None) -> None:
         self.is_over = True
         if self.connecting is not None:
             self.connecting.cancel()
@@ -308,7 +322,7 @@ class Exchange:
             upstream, self.upstream = self.upstream, None
             upstream.exchange = None
             # In a tunnel, what the client said last still has to arrive.
-            if self.is_tunnel and upstream.transport is not None:
+            if self.is_tunnel and exc is None and upstream.transport is not None:
                 upstream.transport.close()
             else:
                 upstream.abort()

@@ -5,6 +5,7 @@ import asyncio
 import json
 import logging
 import socket
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -62,6 +63,8 @@ class Gateway:
         self.on_lost = on_lost
         self.numbers = count(1)
         self.waiting: dict[int, asyncio.Future[tuple[dict[str, Any], socket.socket | None]]] = {}
+        self.outgoing: deque[tuple[int, bytes]] = deque()
+        """Questions that the socket's buffer had no room for, with their numbers."""
         self.connection: socket.socket | None = None
         self.connected = asyncio.Event()
         self.broken = asyncio.Event()
@@ -99,6 +102,9 @@ class Gateway:
             self.connected.clear()
             self.connection = None
             loop.remove_reader(connection)
+            if self.outgoing:
+                loop.remove_writer(connection)
+                self.outgoing.clear()
             connection.close()
             waiting, self.waiting = self.waiting, {}
             for future in waiting.values():
@@ -121,7 +127,44 @@ class Gateway:
             if not data:
                 self.broken.set()
                 return
-            self.take(json.loads(data), attached)
+            try:
+                message = json.loads(data)
+            except ValueError:
+                log.error("gateway_bad_message", extra={"size_bytes": len(data)})
+                if attached is not None:
+                    attached.close()
+                self.broken.set()
+                return
+            self.take(message, attached)
+
+    def send(self, number: int, message: bytes) -> None:
+        if self.connection is None:
+            raise Unavailable("the node agent went away")
+        if not self.outgoing:
+            try:
+                self.connection.send(message, socket.MSG_NOSIGNAL)
+                return
+            except BlockingIOError:
+                asyncio.get_running_loop().add_writer(self.connection, self.flush)
+        self.outgoing.append((number, message))
+
+    def flush(self) -> None:
+        if self.connection is None:
+            return
+        while self.outgoing:
+            number, message = self.outgoing[0]
+            # Whoever has left by now needs no answer.
+            if number in self.waiting:
+                try:
+                    self.connection.send(message, socket.MSG_NOSIGNAL)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    # Seen by the reader too.
+                    self.broken.set()
+                    return
+            self.outgoing.popleft()
+        asyncio.get_running_loop().remove_writer(self.connection)
 
     def take(self, message: dict[str, Any], attached: socket.socket | None) -> None:
         if "gone" in message:
@@ -175,13 +218,11 @@ class Gateway:
                 await self.connected.wait()
         except TimeoutError:
             raise Unavailable("the node agent cannot be reached") from None
-        if self.connection is None:
-            raise Unavailable("the node agent went away")
         number = next(self.numbers)
         future: asyncio.Future[tuple[dict[str, Any], socket.socket | None]] = loop.create_future()
         self.waiting[number] = future
         try:
-            self.connection.send(json.dumps({"id": number, **question}).encode())
+            self.send(number, json.dumps({"id": number, **question}).encode())
             async with asyncio.timeout(ANSWER_LIMIT_S):
                 return await future
         except BaseException as exc:

@@ -5,11 +5,14 @@ differently (two lengths, a length and chunks, a folded line) is refused, never 
 Source: RFC 9112 (framing), RFC 9110 7.6.1 (hop-by-hop).
 """
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 
 HEAD_LIMIT_BYTES = 64 << 10
 """Of a request's head; an answer's may be four times as long."""
+FIELDS_LIMIT = 1000
+ABSOLUTE = re.compile(rb"https?://([^/?#]*)(.*)\Z", re.IGNORECASE | re.DOTALL)
 
 HOP_BY_HOP = frozenset(
     {
@@ -60,8 +63,11 @@ class RequestHead:
 
 
 def collected(headers: Headers) -> dict[bytes, bytes]:
+    if len(headers) > FIELDS_LIMIT:
+        raise BadHead("too many headers", 431)
     known: dict[bytes, bytes] = {}
-    for name, value in headers:
+    for name, raw in headers:
+        value = raw.strip(b" \t")
         if not UNBREAKABLE.isdisjoint(value):
             raise BadHead("a header's value contains a line break or NUL")
         lower = name.lower()
@@ -96,7 +102,10 @@ def framing(known: dict[bytes, bytes], default: Framing) -> Framing:
 
 def request(method: bytes, target: bytes, version: str, headers: Headers) -> RequestHead:
     """Raises BadHead."""
+    if version not in {"1.0", "1.1"}:
+        raise BadHead("the protocol here is HTTP/1.1", 505)
     known = collected(headers)
+    target = in_origin_form(target, known.get(b"host", b""))
     if method == b"CONNECT" or not (target.startswith(b"/") or target == b"*"):
         raise BadHead("Invalid host")
     if not UNBREAKABLE.isdisjoint(target):
@@ -104,7 +113,7 @@ def request(method: bytes, target: bytes, version: str, headers: Headers) -> Req
     if version == "1.0" and b"transfer-encoding" in known:
         raise BadHead("Transfer-Encoding in HTTP/1.0")
     connection = tokens(known.get(b"connection", b""))
-    upgrade = known.get(b"upgrade") if b"upgrade" in connection else None
+    upgrade = wanted_protocol(known) if b"upgrade" in connection and version == "1.1" else None
     keeps_alive = (
         b"keep-alive" in connection if version == "1.0" else b"close" not in connection
     ) and upgrade is None
@@ -118,6 +127,24 @@ def request(method: bytes, target: bytes, version: str, headers: Headers) -> Req
         upgrade=upgrade,
         keeps_alive=keeps_alive,
     )
+
+
+def in_origin_form(target: bytes, host: bytes) -> bytes:
+    """Some clients send the whole address to what they take for a proxy. It has to agree with the Host header: two
+    names of one sandbox in a request are one too many."""
+    absolute = ABSOLUTE.match(target)
+    if absolute is None:
+        return target
+    authority, rest = absolute.groups()
+    if authority.lower() != host.lower():
+        raise BadHead("Invalid host")
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def wanted_protocol(known: dict[bytes, bytes]) -> bytes | None:
+    """Of the Upgrade header. HTTP/2 is not one of them: its requests would pass by every check here."""
+    value = known.get(b"upgrade", b"")
+    return None if not value or any(name.startswith(b"h2") for name in tokens(value)) else value
 
 
 def passed_on(

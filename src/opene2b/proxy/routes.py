@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from opene2b.proxy.gateway import Route
+from opene2b.proxy.gateway import NotThere, Route
 
 
 class Routes:
@@ -11,6 +11,8 @@ class Routes:
         self.ask = ask
         self.known: dict[str, Route] = {}
         self.asking: dict[str, asyncio.Task[Route]] = {}
+        self.ended: set[str] = set()
+        """Executions that ended while somebody asked: an answer about them may be read after their end was."""
 
     async def find(self, sandbox_id: str) -> Route:
         """Many who ask at once cost one question. Raises NotThere, gateway.Unavailable."""
@@ -26,12 +28,16 @@ class Routes:
 
     async def learn(self, sandbox_id: str) -> Route:
         route = await self.ask(sandbox_id)
+        if route.execution_id in self.ended:
+            raise NotThere
         self.known[sandbox_id] = route
         return route
 
     def learned(self, sandbox_id: str, task: "asyncio.Task[Route]") -> None:
         if self.asking.get(sandbox_id) is task:
             del self.asking[sandbox_id]
+        if not self.asking:
+            self.ended.clear()
         if not task.cancelled():
             # Whoever asked may have left before the failure: it is not "never retrieved".
             task.exception()
@@ -40,6 +46,8 @@ class Routes:
         route = self.known.get(sandbox_id)
         if route is not None and route.execution_id == execution_id:
             del self.known[sandbox_id]
+        if sandbox_id in self.asking:
+            self.ended.add(execution_id)
 
     def forget_all(self) -> None:
         self.known.clear()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from opene2b.proxy import head as heads
-from opene2b.proxy.gateway import Gateway, PortClosed, Route
+from opene2b.proxy.gateway import Gateway, NotThere, PortClosed, Route
 from opene2b.proxy.head import BadHead, Framing, Headers, ResponseHead
 from opene2b.proxy.host import ENVD_PORT
 
@@ -28,6 +28,8 @@ IDLE_UNSAFE_S = 2.0
 lost in that moment. envd keeps them for minutes."""
 IDLE_PER_PORT = 64
 HEAD_LIMIT_BYTES = 4 * heads.HEAD_LIMIT_BYTES
+INTERIM_LIMIT = 100
+"""Answers before the answer."""
 
 Key = tuple[str, int]
 """(execution id, port)."""
@@ -59,9 +61,15 @@ class Upstream(asyncio.Protocol):
         self.reason = b""
         self.headers: Headers = []
         self.head: ResponseHead | None = None
-        self.head_bytes = 0
+        self.has_progressed = False
+        self.idle_bytes = 0
+        """As in Client."""
+        self.has_spoken = False
+        self.interims = 0
         self.is_interim = False
         self.is_complete = False
+        self.is_tainted = False
+        """It said more than it was asked for."""
 
     def begin(self, exchange: "Exchange") -> None:
         self.exchange = exchange
@@ -90,7 +98,6 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport  # type: ignore[assignment]
-        self.pool.live.setdefault(self.route.execution_id, set()).add(self)
 
     def data_received(self, data: bytes) -> None:
         exchange = self.exchange
@@ -101,18 +108,25 @@ class Upstream(asyncio.Protocol):
         if exchange.is_tunnel:
             exchange.client.write(data)
             return
-        if self.head is None:
-            self.head_bytes += len(data)
+        self.has_spoken = True
+        self.has_progressed = False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as exc:
             self.upgraded(exchange, data[exc.args[0] :])
             return
         except (httptools.HttpParserError, BadHead) as exc:
-            exchange.upstream_broken(describe(exc))
-            return
-        if self.head is None and self.head_bytes > HEAD_LIMIT_BYTES:
+            if not self.is_complete:
+                exchange.upstream_broken(describe(exc))
+                return
+            # The answer is whole; what follows it belongs to nobody.
+            self.is_tainted = True
+        self.idle_bytes = 0 if self.has_progressed else self.idle_bytes + len(data)
+        if self.idle_bytes > HEAD_LIMIT_BYTES:
             exchange.upstream_broken("the head of the answer is too large")
+            return
+        if self.head is not None and self.head.status == 101:
+            exchange.upstream_broken("a change of protocol that names none")
             return
         exchange.flush()
         if self.is_complete and self.exchange is exchange:
@@ -166,11 +180,13 @@ class Upstream(asyncio.Protocol):
         self.reason += status
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
+        if self.head is None:
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self.exchange is None:
             return
+        self.has_progressed = True
         head = heads.response(
             self.parser.get_status_code(),
             self.reason,
@@ -180,6 +196,9 @@ class Upstream(asyncio.Protocol):
         )
         if head.status < 200 and head.status != 101:
             self.is_interim = True
+            self.interims += 1
+            if self.interims > INTERIM_LIMIT:
+                raise BadHead("too many interim answers")
             self.exchange.interim(head)
             return
         self.head = head
@@ -191,19 +210,22 @@ class Upstream(asyncio.Protocol):
             self.is_complete = True
 
     def on_body(self, body: bytes) -> None:
+        self.has_progressed = True
         if self.is_complete or self.exchange is None:
-            raise BadHead("a body where there can be none")
-        if body:
+            # Of an answer to HEAD.
+            self.is_tainted = True
+        elif body:
             # See Client.on_body.
             self.exchange.response_body(body)
 
     def on_message_complete(self) -> None:
         if self.is_interim:
             self.is_interim = False
-            self.reason, self.headers, self.head_bytes = b"", [], 0
+            self.reason, self.headers = b"", []
             return
         if self.head is not None and self.head.status == 101:
             return
+        self.has_progressed = True
         self.is_complete = True
 
 
@@ -244,25 +266,34 @@ class Pool:
 
         Raises gateway.NotThere, PortClosed, Unavailable.
         """
-        for attempt in range(1, DIAL_TRIES + 1):
-            try:
-                connection = await self.gateway.dial(route, port)
-            except PortClosed:
-                if attempt == DIAL_TRIES:
-                    raise
-                await asyncio.sleep(DIAL_PAUSE_S * attempt)
-                continue
+        upstream = Upstream(self, route, port)
+        # Known before it is connected: it hears of the sandbox's end also in between.
+        self.live.setdefault(route.execution_id, set()).add(upstream)
+        try:
+            connection = await self.dial_patiently(route, port)
             connection.setblocking(False)
-            loop = asyncio.get_running_loop()
             try:
-                _, upstream = await loop.create_connection(
-                    lambda: Upstream(self, route, port), sock=connection
+                await asyncio.get_running_loop().create_connection(
+                    lambda: upstream, sock=connection
                 )
             except BaseException:
                 connection.close()
                 raise
-            return upstream
-        raise PortClosed
+        except BaseException:
+            self.drop(upstream)
+            raise
+        if upstream.is_gone:
+            upstream.abort()
+            raise NotThere
+        return upstream
+
+    async def dial_patiently(self, route: Route, port: int) -> socket.socket:
+        for attempt in range(1, DIAL_TRIES):
+            try:
+                return await self.gateway.dial(route, port)
+            except PortClosed:
+                await asyncio.sleep(DIAL_PAUSE_S * attempt)
+        return await self.gateway.dial(route, port)
 
     def reset(self, execution_id: str) -> None:
         """Its sandbox has ended: nothing that hangs on it may go on hanging."""

@@ -233,4 +233,5 @@ async def test_the_head_of_a_stream_waits_for_its_first_part():
         rest = await asyncio.wait_for(early, 5) + await asyncio.wait_for(reader.read(), 5)
 
     assert not done
-    assert rest.startswith(b"HTTP/1.1 200") and rest.endswith(b"first\r\n0\r\n\r\n")
+    assert rest.startswith(b"HTTP/1.1 200")
+    assert rest.endswith(b"first\r\n0\r\n\r\n")
