@@ -75,8 +75,8 @@ if [ ! -x .venv/bin/opene2b ] || [ "$(cat .venv/.installed 2>/dev/null)" != "$st
   echo "setup: installing Python packages into .venv (hash-locked)"
   rm -rf .venv
   "$python" -m venv .venv
-  .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt
   # The package itself: no dependency and no build tool beyond what is locked.
-  .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+  .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
   printf '%s' "$stamp" >.venv/.installed
 fi

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.error
 import urllib.request
@@ -69,7 +70,9 @@ def journey(proxy_url: str) -> None:
         with step("run it, its output streamed:"):
             done = sandbox.commands.run(
                 "python3 demo/program.py",
-                on_stdout=lambda text: print("             | " + text.rstrip(), flush=True),
+                on_stdout=lambda text: print(
+                    textwrap.indent(text.rstrip(), " " * 13 + "| "), flush=True
+                ),
             )
         expect(done.stdout.endswith("line 3\n"), f"the program printed {done.stdout!r}")
         seen = bytearray()

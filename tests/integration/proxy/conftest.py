@@ -1,5 +1,6 @@
 """The real proxy on its real event loop, before a fake gateway whose sandboxes are servers of the test."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -90,3 +91,17 @@ def no_crash(caplog: pytest.LogCaptureFixture):
     crashes = [record for record in records if record.levelno >= logging.ERROR]
 
     assert [crash.getMessage() for crash in crashes] == []
+
+
+@pytest.fixture
+def until_still():
+    """Wait until a figure grows no more, for half a second."""
+
+    async def wait(figure: Callable[[], int]) -> None:
+        seen, times = -1, 0
+        async with asyncio.timeout(http_wire.LIMIT_S):
+            while times < 5:
+                await asyncio.sleep(0.1)
+                seen, times = (seen, times + 1) if figure() == seen else (figure(), 0)
+
+    return wait
