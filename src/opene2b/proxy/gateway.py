@@ -21,8 +21,16 @@ CONNECTED_LIMIT_S = 10.0
 RETRY_S = 0.1
 
 
+ASK_TRIES = 3
+"""Of a question whose answer was lost with its connection. Both questions can be put again."""
+
+
 class Unavailable(Exception):
     """The agent cannot be asked."""
+
+
+class Lost(Unavailable):
+    """The connection ended before the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +117,7 @@ class Gateway:
             waiting, self.waiting = self.waiting, {}
             for future in waiting.values():
                 if not future.done():
-                    future.set_exception(Unavailable("the node agent went away"))
+                    future.set_exception(Lost("the node agent went away"))
             self.on_lost()
 
     def receive(self) -> None:
@@ -121,11 +129,11 @@ class Gateway:
                 return
             except OSError as exc:
                 log.info("gateway_broken", extra={"detail": str(exc)})
-                self.broken.set()
+                self.lose()
                 return
             attached = socket.socket(fileno=fds[0]) if fds else None
             if not data:
-                self.broken.set()
+                self.lose()
                 return
             try:
                 message = json.loads(data)
@@ -133,19 +141,27 @@ class Gateway:
                 log.error("gateway_bad_message", extra={"size_bytes": len(data)})
                 if attached is not None:
                     attached.close()
-                self.broken.set()
+                self.lose()
                 return
             self.take(message, attached)
 
+    def lose(self) -> None:
+        """The connection is of no more use: nobody asks before there is another."""
+        self.connected.clear()
+        self.broken.set()
+
     def send(self, number: int, message: bytes) -> None:
-        if self.connection is None:
-            raise Unavailable("the node agent went away")
+        if self.connection is None or not self.connected.is_set():
+            raise Lost("the node agent went away")
         if not self.outgoing:
             try:
                 self.connection.send(message, socket.MSG_NOSIGNAL)
                 return
             except BlockingIOError:
                 asyncio.get_running_loop().add_writer(self.connection, self.flush)
+            except OSError as exc:
+                self.lose()
+                raise Lost(f"the node agent went away: {exc}") from exc
         self.outgoing.append((number, message))
 
     def flush(self) -> None:
@@ -161,7 +177,7 @@ class Gateway:
                     return
                 except OSError:
                     # Seen by the reader too.
-                    self.broken.set()
+                    self.lose()
                     return
             self.outgoing.popleft()
         asyncio.get_running_loop().remove_writer(self.connection)
@@ -212,6 +228,16 @@ class Gateway:
                 raise Unavailable(f"dial: {error}")
 
     async def ask(self, question: dict[str, Any]) -> tuple[dict[str, Any], socket.socket | None]:
+        for _ in range(1, ASK_TRIES):
+            try:
+                return await self.ask_once(question)
+            except Lost:
+                continue
+        return await self.ask_once(question)
+
+    async def ask_once(
+        self, question: dict[str, Any]
+    ) -> tuple[dict[str, Any], socket.socket | None]:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECTED_LIMIT_S):
@@ -229,8 +255,6 @@ class Gateway:
             close_untaken(future)
             if isinstance(exc, TimeoutError):
                 raise Unavailable("the node agent does not answer") from None
-            if isinstance(exc, OSError):
-                raise Unavailable(f"the node agent takes no question: {exc}") from exc
             raise
         finally:
             self.waiting.pop(number, None)

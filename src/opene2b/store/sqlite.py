@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Select, and_, delete, event, func, insert, or_, select, update
+from sqlalchemy import Select, and_, delete, event, func, insert, literal, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -129,7 +129,7 @@ class SqliteStore:
             found = await connection.execute(
                 update(api_keys)
                 .where(api_keys.c.id == key_id)
-                .values(revoked_at=func.coalesce(api_keys.c.revoked_at, at))
+                .values(revoked_at=func.coalesce(api_keys.c.revoked_at, literal(at, schema.Moment)))
                 .returning(*api_keys.c)
             )
             row = found.first()
