@@ -97,6 +97,7 @@ class Gateway:
             log.info("gateway_connected")
             await self.keep(connection)
             log.warning("gateway_lost")
+            await asyncio.sleep(RETRY_S)
 
     async def keep(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
