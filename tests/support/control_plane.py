@@ -119,7 +119,7 @@ async def control_plane(
 ) -> AsyncIterator[ControlPlane]:
     store = store or MemoryStore()
     await store.open()
-    key = await add_team(store, "default")
+    key = await add_team(store, "default")  # one more of it at each start
     team = await store.ensure_team(
         Team(id=TeamId(new_uuid()), name="x", slug="default", created_at=datetime.now(UTC))
     )
