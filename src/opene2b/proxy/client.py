@@ -309,8 +309,12 @@ class Client(asyncio.Protocol):
         busy = self.exchange is not None or self.is_in_head
         left_s = IDLE_LIMIT_S - (0 if busy else now - self.idle_since)
         if left_s <= 0:
-            # Not a clean close: that would wait for a client that does not read.
-            self.abort()
+            if self.transport is None or self.transport.is_closing():
+                # Closed a while ago, but the client does not read what it still has to get.
+                self.abort()
+                return
+            self.close()
+            self.idle_timer = self.loop.call_later(IDLE_LIMIT_S, self.check_idle)
         else:
             self.idle_timer = self.loop.call_later(left_s, self.check_idle)
 
