@@ -45,8 +45,13 @@ def make_user_namespace(first_id: int, id_range: int) -> int:
         os.waitpid(pid, 0)
 
 
-def start_container(directory: Path, plan: Plan, user_namespace: int, all_capabilities: int) -> int:
+def start_container(
+    directory: Path, plan: Plan, program: int, user_namespace: int, all_capabilities: int
+) -> int:
     """Start the container of a sandbox; returns the host pid of its pid 1.
+
+    Args:
+        program: Descriptor of the OCI runtime.
 
     Raises OSError, with what the OCI runtime said.
     """
@@ -69,6 +74,8 @@ def start_container(directory: Path, plan: Plan, user_namespace: int, all_capabi
                 str(directory / plans.BUNDLE),
                 plan.sandbox_id,
             ],
+            executable=f"/proc/self/fd/{program}",
+            pass_fds=(program,),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -25,6 +25,7 @@ from opene2b.forkserver import plan as plans
 from opene2b.forkserver.enter import Restrictions
 from opene2b.forkserver.plan import Answer, Plan, Request, Started
 from opene2b.forkserver.profile import PROFILE, capability_mask
+from opene2b.forkserver.sealed import SealedPrograms
 from opene2b.linux import cgroups, processes, seccomp, syscalls
 from opene2b.linux.cgroups import Hierarchies
 
@@ -49,6 +50,7 @@ class ForkServer:
             seccomp_program=seccomp.compile_profile(PROFILE),
         )
         self.own_capabilities = permitted_capabilities()
+        self.programs = SealedPrograms()
         self.user_namespaces: dict[int, int] = {}
         """First host id of a range -> descriptor of a user namespace that maps it."""
         self.children: dict[int, int] = {}
@@ -88,7 +90,8 @@ class ForkServer:
                 self.user_namespace(request.first_id)
                 self.answer(Answer(id=request.id))
             elif request.op == "start":
-                self.in_child(request, self.start)
+                program = self.programs.get(request.program)
+                self.in_child(request, lambda directory: self.start(directory, program))
             elif request.op == "envd":
                 self.in_child(request, self.restart_envd)
             else:
@@ -141,10 +144,10 @@ class ForkServer:
             self.user_namespaces[first_id] = fd
         return fd
 
-    def start(self, directory: Path) -> Started:
+    def start(self, directory: Path, program: int) -> Started:
         plan = plans.load(directory)
         init_pid = launch.start_container(
-            directory, plan, self.user_namespace(plan.first_id), self.own_capabilities
+            directory, plan, program, self.user_namespace(plan.first_id), self.own_capabilities
         )
         try:
             return self.put_envd(plan, init_pid)

@@ -58,6 +58,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     op: str
     directory: str = ""
     first_id: int = 0
+    program: str = ""
+    """Path of the OCI runtime, for a start."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -6,6 +6,7 @@ Source: RFC 9112 (framing), RFC 9110 7.6.1 (hop-by-hop).
 """
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass
 from enum import Enum
 
@@ -24,6 +25,8 @@ OURS = frozenset({b"e2b-sandbox-id", b"e2b-sandbox-port", b"e2b-traffic-access-t
 """Spoken to us: the sandbox does not get them."""
 SINGLE = frozenset({b"host", b"content-length", *OURS})
 UNBREAKABLE = frozenset(b"\r\n\0")
+
+NO_TOKENS: frozenset[bytes] = frozenset()
 
 Headers = list[tuple[bytes, bytes]]
 """(name as sent, value), in their order."""
@@ -80,7 +83,9 @@ def collected(headers: Headers) -> dict[bytes, bytes]:
     return known
 
 
-def tokens(value: bytes) -> set[bytes]:
+def tokens(value: bytes) -> Set[bytes]:
+    if not value:
+        return NO_TOKENS
     return {token.strip().lower() for token in value.split(b",")}
 
 
@@ -151,9 +156,9 @@ def passed_on(
     headers: Headers, known: dict[bytes, bytes], *leave_out: frozenset[bytes]
 ) -> list[bytes]:
     """Header lines for the other side."""
-    dropped = HOP_BY_HOP | tokens(known.get(b"connection", b"")) - {b"content-length", b"host"}
-    for names in leave_out:
-        dropped |= names
+    dropped = HOP_BY_HOP.union(
+        tokens(known.get(b"connection", b"")) - {b"content-length", b"host"}, *leave_out
+    )
     return [b"%b: %b\r\n" % (name, value) for name, value in headers if name.lower() not in dropped]
 
 

@@ -3,12 +3,15 @@
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 ENVD_PORT = 49983
 LABEL = re.compile(r"(\d+)-([^-.]*)(?:-[^.]*)?\Z")
 SANDBOX_ID = re.compile(r"[a-z0-9]{1,64}\Z")
 HOST = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?\Z")
 HOST_LIMIT = 255 + 6
+VALUE_LIMIT = 128
+"""Of a routing header, far beyond all that mean something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +33,20 @@ def find(host: str | None, sandbox_id: str | None, port: str | None) -> Target:
 
     Raises BadTarget.
     """
-    if host is None or len(host) > HOST_LIMIT or not HOST.match(host := host.lower()):
-        raise BadTarget("Invalid host")  # wire, as the two below
+    if host is None or len(host) > HOST_LIMIT:
+        raise BadTarget("Invalid host")  # wire, as all below
+    if sandbox_id is not None and len(sandbox_id) > VALUE_LIMIT:
+        raise BadTarget("Invalid sandbox ID")
+    if port is not None and len(port) > VALUE_LIMIT:
+        raise BadTarget("Invalid sandbox port")
+    return parse(host, sandbox_id, port)
+
+
+@lru_cache(maxsize=1024)
+def parse(host: str, sandbox_id: str | None, port: str | None) -> Target:
+    """Remembered, as clients ask for the same again and again; what it remembers is short."""
+    if not HOST.match(host := host.lower()):
+        raise BadTarget("Invalid host")
     named = None if is_address(host) else LABEL.match(host.partition(":")[0].partition(".")[0])
     if named is not None:
         return Target(parse_id(named[2]), parse_port(named[1]))

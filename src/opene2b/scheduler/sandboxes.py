@@ -14,7 +14,6 @@ from typing import Any
 from opene2b.core import states
 from opene2b.core.errors import (
     InvalidArgument,
-    LimitExceeded,
     NoCapacity,
     NotFound,
     SandboxNotFound,
@@ -33,7 +32,6 @@ from opene2b.store.protocol import Store
 
 log = logging.getLogger(__name__)
 
-ALIVE = frozenset({SandboxState.STARTING, SandboxState.RUNNING})
 RUNNING = frozenset({SandboxState.RUNNING})
 FRESH_REFRESH_S = 15
 PROMISE_KEPT = timedelta(hours=24)
@@ -76,8 +74,6 @@ class Scheduler:
         self.deadlines = Deadlines(self.expire)
         self.creating: set[SandboxId] = set()
         """Creates under way in this process: nobody else may judge their records."""
-        self.admitting = asyncio.Lock()
-        """Held from counting a team's sandboxes to writing one more: creates at once cannot pass the limit."""
         self.promises: dict[tuple[str, str], tuple[str, asyncio.Task[Sandbox]]] = {}
         """(team, idempotency key) -> (digest of the request, its create under way)."""
         self.background: set[asyncio.Task[Any]] = set()
@@ -194,7 +190,7 @@ class Scheduler:
         )
         self.creating.add(sandbox_id)
         try:
-            await self.admit(sandbox)
+            await self.store.add_sandbox(sandbox, team_limit=self.settings.team_max_sandboxes)
             try:
                 await self.node.create(sandbox)
             except ServiceError as exc:
@@ -220,18 +216,6 @@ class Scheduler:
         self.run(self.store.count_spawn(template.id, at=started), f"count {sandbox_id}")
         log.info("sandbox_created", extra={"sandbox_id": sandbox_id, "team_id": team.id})
         return row
-
-    async def admit(self, sandbox: Sandbox) -> None:
-        """Write the record, if its team may have one more. Raises LimitExceeded."""
-        limit = self.settings.team_max_sandboxes
-        async with self.admitting:
-            if await self.store.count_sandboxes(sandbox.team_id, ALIVE) >= limit:
-                raise LimitExceeded(
-                    # wire: the official server's words
-                    f"you have reached the maximum number of concurrent E2B sandboxes ({limit})",
-                    retryable=False,
-                )
-            await self.store.add_sandbox(sandbox)
 
     async def start_failed(self, sandbox: Sandbox, error: ServiceError) -> None:
         log.warning(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from opene2b.core.errors import NotFound, PermissionDenied, TemplateNotFound
-from opene2b.core.ids import BuildId, ImageId, TemplateId, new_template_id, new_uuid
+from opene2b.core.ids import BuildId, ImageId, new_template_id, new_uuid
 from opene2b.core.records import Team, Template
 from opene2b.core.resources import Resources
 from opene2b.scheduler import names
@@ -50,11 +50,7 @@ async def resolve(store: Store, text: str, team: Team) -> Template:
     name = names.parse(text)
     found: Template | None
     if name.namespace is None:
-        found = (
-            await store.template_by_alias(name.alias, team_id=team.id)
-            or await store.template_by_alias(name.alias, team_id=None)
-            or await store.template(TemplateId(name.alias))
-        )
+        found = await store.find_template(name.alias, team.id)
     elif name.namespace == team.slug:
         found = await store.template_by_alias(name.alias, team_id=team.id)
     elif name.namespace == DEFAULT_NAMESPACE:

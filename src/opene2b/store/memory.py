@@ -9,7 +9,7 @@ from opene2b.core.errors import AlreadyExists, NotFound
 from opene2b.core.ids import ExecutionId, KeyId, SandboxId, TeamId, TemplateId
 from opene2b.core.records import ApiKey, IdempotencyRecord, Sandbox, Team, Template
 from opene2b.core.states import SandboxState
-from opene2b.store.protocol import SandboxQuery, check_changes
+from opene2b.store.protocol import ALIVE, SandboxQuery, check_changes, too_many
 
 
 class MemoryStore:
@@ -79,6 +79,13 @@ class MemoryStore:
                 return row
         return None
 
+    async def find_template(self, alias: str, team_id: TeamId) -> Template | None:
+        return (
+            await self.template_by_alias(alias, team_id=team_id)
+            or await self.template_by_alias(alias, team_id=None)
+            or self.template_rows.get(TemplateId(alias))
+        )
+
     async def templates(self, team_id: TeamId) -> Sequence[Template]:
         rows = [row for row in self.template_rows.values() if row.team_id in {team_id, None}]
         return sorted(rows, key=lambda row: (row.created_at, row.id), reverse=True)
@@ -90,7 +97,10 @@ class MemoryStore:
                 row, spawn_count=row.spawn_count + 1, last_spawned_at=at
             )
 
-    async def add_sandbox(self, sandbox: Sandbox) -> None:
+    async def add_sandbox(self, sandbox: Sandbox, *, team_limit: int | None = None) -> None:
+        alive = await self.count_sandboxes(sandbox.team_id, ALIVE)
+        if team_limit is not None and alive >= team_limit:
+            raise too_many(team_limit)
         if sandbox.id in self.sandboxes:
             raise AlreadyExists(f"sandbox '{sandbox.id}' is there already")
         self.sandboxes[sandbox.id] = sandbox

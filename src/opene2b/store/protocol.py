@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from opene2b.core.errors import LimitExceeded
 from opene2b.core.ids import ExecutionId, KeyId, SandboxId, TeamId, TemplateId
 from opene2b.core.records import ApiKey, IdempotencyRecord, Sandbox, Team, Template
 from opene2b.core.states import SandboxState
@@ -45,6 +46,19 @@ def check_changes(changes: Mapping[str, Any]) -> None:
     unknown = changes.keys() - CHANGEABLE
     if unknown:
         raise ValueError(f"not a changeable field of a sandbox: {', '.join(sorted(unknown))}")
+
+
+ALIVE = frozenset({SandboxState.STARTING, SandboxState.RUNNING})
+"""What counts against a team's limit."""
+
+
+def too_many(limit: int) -> LimitExceeded:
+    return LimitExceeded(
+        # wire: the official server's words
+        f"you have reached the maximum number of concurrent E2B sandboxes ({limit})",
+        # A client that resent it at once would only be refused again.
+        retryable=False,
+    )
 
 
 class Store(Protocol):
@@ -88,6 +102,11 @@ class Store(Protocol):
         """The team's own template of this alias (team_id None: the default one)."""
         ...
 
+    async def find_template(self, alias: str, team_id: TeamId) -> Template | None:
+        """What a bare name means to a team: its own template of this alias, else the default one, else the template
+        with this id."""
+        ...
+
     async def templates(self, team_id: TeamId) -> Sequence[Template]:
         """The team's own and the default ones, newest first."""
         ...
@@ -95,8 +114,8 @@ class Store(Protocol):
     async def count_spawn(self, template_id: TemplateId, *, at: datetime) -> None: ...
 
     # sandboxes
-    async def add_sandbox(self, sandbox: Sandbox) -> None:
-        """Raises AlreadyExists."""
+    async def add_sandbox(self, sandbox: Sandbox, *, team_limit: int | None = None) -> None:
+        """Raises AlreadyExists; LimitExceeded: its team has so many that are starting or running already."""
         ...
 
     async def sandbox(self, sandbox_id: SandboxId) -> Sandbox | None: ...

@@ -4,8 +4,9 @@ A method is a plain function over a connection, which the store of a database ru
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import (
@@ -13,6 +14,8 @@ from sqlalchemy import (
     Row,
     Select,
     and_,
+    bindparam,
+    case,
     delete,
     func,
     insert,
@@ -22,13 +25,14 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from opene2b.core.errors import AlreadyExists, NotFound
 from opene2b.core.ids import ExecutionId, KeyId, SandboxId, TeamId, TemplateId
 from opene2b.core.records import ApiKey, IdempotencyRecord, Sandbox, Team, Template
 from opene2b.core.states import SandboxState
 from opene2b.store import rows, schema
-from opene2b.store.protocol import SandboxQuery, check_changes
+from opene2b.store.protocol import ALIVE, SandboxQuery, check_changes, too_many
 from opene2b.store.schema import (
     api_keys,
     idempotency,
@@ -158,6 +162,10 @@ class SqlStore(ABC):
         )
         return None if row is None else rows.template(row)
 
+    async def find_template(self, alias: str, team_id: TeamId) -> Template | None:
+        row = await self.first(FIND_TEMPLATE, {"alias": alias, "team_id": team_id})
+        return None if row is None else rows.template(row)
+
     async def templates(self, team_id: TeamId) -> Sequence[Template]:
         found = await self.all(
             select(templates)
@@ -178,15 +186,19 @@ class SqlStore(ABC):
 
     # sandboxes
 
-    async def add_sandbox(self, sandbox: Sandbox) -> None:
+    async def add_sandbox(self, sandbox: Sandbox, *, team_limit: int | None = None) -> None:
         pairs = [
             {"sandbox_id": sandbox.id, "name": name, "value": value}
             for name, value in sandbox.metadata.items()
         ]
 
         def work(connection: Connection) -> None:
+            if team_limit is not None:
+                alive = connection.execute(counting(ALIVE), {"team": sandbox.team_id}).scalar_one()
+                if alive >= team_limit:
+                    raise too_many(team_limit)
             try:
-                connection.execute(insert(sandboxes), rows.flat(sandbox))
+                connection.execute(INSERT_SANDBOX, rows.flat(sandbox))
             except IntegrityError as exc:
                 raise AlreadyExists(f"sandbox '{sandbox.id}' is there already") from exc
             if pairs:
@@ -195,7 +207,7 @@ class SqlStore(ABC):
         await self.write(work)
 
     async def sandbox(self, sandbox_id: SandboxId) -> Sandbox | None:
-        row = await self.first(select(sandboxes).where(sandboxes.c.id == sandbox_id))
+        row = await self.first(ONE_SANDBOX, {"sandbox_id": sandbox_id})
         return None if row is None else rows.sandbox(row)
 
     async def query_sandboxes(self, query: SandboxQuery) -> Sequence[Sandbox]:
@@ -203,12 +215,7 @@ class SqlStore(ABC):
 
     async def count_sandboxes(self, team_id: TeamId, states: frozenset[SandboxState]) -> int:
         def work(connection: Connection) -> int:
-            found = connection.execute(
-                select(func.count())
-                .select_from(sandboxes)
-                .where(sandboxes.c.team_id == team_id, sandboxes.c.state.in_(sorted(states)))
-            )
-            return int(found.scalar_one())
+            return int(connection.execute(counting(states), {"team": team_id}).scalar_one())
 
         return await self.read(work)
 
@@ -224,14 +231,14 @@ class SqlStore(ABC):
         **changes: Any,
     ) -> Sandbox | None:
         check_changes(changes)
-        change = update(sandboxes).where(
-            sandboxes.c.id == sandbox_id, sandboxes.c.state.in_(sorted(expected))
-        )
+        change = changing(frozenset(changes), expected, execution_id is not None)
+        values = {f"new_{name}": value for name, value in changes.items()}
+        values["sandbox"] = sandbox_id
         if execution_id is not None:
-            change = change.where(sandboxes.c.execution_id == execution_id)
+            values["execution"] = execution_id
 
         def work(connection: Connection) -> Sandbox | None:
-            found = connection.execute(change.values(changes).returning(*sandboxes.c))
+            found = connection.execute(change, values)
             row = found.first()
             return None if row is None else rows.sandbox(dict(row._mapping))
 
@@ -281,9 +288,11 @@ class SqlStore(ABC):
 
     # reading
 
-    async def first(self, query: Select[Any]) -> dict[str, Any] | None:
+    async def first(
+        self, query: Select[Any], values: Mapping[str, Any] | None = None
+    ) -> dict[str, Any] | None:
         def work(connection: Connection) -> Row[Any] | None:
-            return connection.execute(query).first()
+            return connection.execute(query, values or {}).first()
 
         row = await self.read(work)
         return None if row is None else dict(row._mapping)
@@ -294,6 +303,59 @@ class SqlStore(ABC):
 
         found = await self.read(work)
         return [dict(row._mapping) for row in found]
+
+
+# Building a statement takes longer than SQLite takes to run it: those of a create are built once.
+
+INSERT_SANDBOX = insert(sandboxes)
+ONE_SANDBOX = select(sandboxes).where(sandboxes.c.id == bindparam("sandbox_id"))
+FIND_TEMPLATE = (
+    select(templates)
+    .outerjoin(
+        template_aliases,
+        and_(
+            template_aliases.c.template_id == templates.c.id,
+            template_aliases.c.alias == bindparam("alias"),
+        ),
+    )
+    .where(
+        or_(
+            template_aliases.c.scope.in_([bindparam("team_id"), schema.EVERYBODY]),
+            templates.c.id == bindparam("alias"),
+        )
+    )
+    # The best of at most three rows: own before default before id.
+    .order_by(
+        case(
+            (template_aliases.c.scope == bindparam("team_id"), 0),
+            (template_aliases.c.scope == schema.EVERYBODY, 1),
+            else_=2,
+        )
+    )
+    .limit(1)
+)
+
+
+@cache
+def counting(states: frozenset[SandboxState]) -> Select[Any]:
+    return (
+        select(func.count())
+        .select_from(sandboxes)
+        .where(sandboxes.c.team_id == bindparam("team"), sandboxes.c.state.in_(sorted(states)))
+    )
+
+
+@cache
+def changing(
+    fields: frozenset[str], expected: frozenset[SandboxState], of_execution: bool
+) -> ReturningUpdate[Any]:
+    change = update(sandboxes).where(
+        sandboxes.c.id == bindparam("sandbox"), sandboxes.c.state.in_(sorted(expected))
+    )
+    if of_execution:
+        change = change.where(sandboxes.c.execution_id == bindparam("execution"))
+    values = {name: bindparam(f"new_{name}", type_=sandboxes.c[name].type) for name in fields}
+    return change.values(values).returning(*sandboxes.c)
 
 
 def page(query: SandboxQuery) -> Select[Any]:

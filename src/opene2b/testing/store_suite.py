@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from opene2b.core.errors import AlreadyExists, NotFound, ServiceError
+from opene2b.core.errors import AlreadyExists, LimitExceeded, NotFound, ServiceError
 from opene2b.core.ids import (
     BuildId,
     ExecutionId,
@@ -258,6 +258,35 @@ async def sandboxes_are_counted_by_team_and_state(store: Store) -> None:
     assert await store.count_sandboxes(team.id, RUNNING | {SandboxState.STARTING}) == 3
 
 
+async def a_team_at_its_limit_gets_no_more(store: Store) -> None:
+    team = new_team()
+    await store.add_sandbox(new_sandbox(team, state=SandboxState.STARTING), team_limit=3)
+    await store.add_sandbox(new_sandbox(team, state=SandboxState.KILLING), team_limit=3)
+    await store.add_sandbox(new_sandbox(new_team("other")), team_limit=1)
+    results = await asyncio.gather(
+        *(store.add_sandbox(new_sandbox(team), team_limit=3) for _ in range(10)),
+        return_exceptions=True,
+    )
+
+    assert results.count(None) == 2
+    assert sum(isinstance(result, LimitExceeded) for result in results) == 8
+
+
+async def a_bare_name_means_the_own_then_the_default_then_an_id(store: Store) -> None:
+    team = await store.ensure_team(new_team())
+    other = await store.ensure_team(new_team("other"))
+    own, default = new_template(team, "a", "mine"), new_template(None, "a", "b")
+    foreign = new_template(other, "theirs")
+    for template in (default, own, foreign):
+        await store.put_template(template)
+
+    assert await store.find_template("a", team.id) == own
+    assert await store.find_template("a", other.id) == default
+    assert await store.find_template("b", team.id) == default
+    assert await store.find_template(foreign.id, team.id) == foreign
+    assert await store.find_template("theirs", team.id) is None
+
+
 async def a_team_is_made_once(store: Store) -> None:
     made = await asyncio.gather(*(store.ensure_team(new_team()) for _ in range(10)))
 
@@ -382,6 +411,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     filters_are_all_needed,
     hostile_text_is_only_text,
     sandboxes_are_counted_by_team_and_state,
+    a_team_at_its_limit_gets_no_more,
+    a_bare_name_means_the_own_then_the_default_then_an_id,
     a_team_is_made_once,
     a_key_is_found_by_its_digest_until_the_end_of_time,
     a_template_is_found_by_id_and_by_its_teams_alias,

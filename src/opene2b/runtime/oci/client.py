@@ -67,16 +67,16 @@ class ForkServerClient:
         if process is not None:
             await asyncio.to_thread(finish, process)
 
-    async def start(self, directory: Path) -> Started:
-        return await self.started("start", directory)
+    async def start(self, directory: Path, program: str) -> Started:
+        """`program`: path of the OCI runtime."""
+        return await self.started("start", directory, program)
 
     async def start_envd(self, directory: Path) -> Started:
         return await self.started("envd", directory)
 
-    async def started(self, op: str, directory: Path) -> Started:
-        answer = await self.ask(
-            Request(id=next(self.numbers), op=op, directory=str(directory)), REQUEST_LIMIT_S
-        )
+    async def started(self, op: str, directory: Path, program: str = "") -> Started:
+        request = Request(id=next(self.numbers), op=op, directory=str(directory), program=program)
+        answer = await self.ask(request, REQUEST_LIMIT_S)
         if answer.started is None:
             raise Internal(f"the fork server answered nothing to {op}")
         return answer.started

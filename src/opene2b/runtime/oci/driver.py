@@ -83,7 +83,7 @@ class OciRuntime:
         try:
             self.write_files(spec)
             try:
-                started = await self.forkserver.start(spec.directory)
+                started = await self.forkserver.start(spec.directory, self.command[0])
             except BaseException:
                 await asyncio.shield(self.undo(spec.directory, spec.sandbox_id))
                 raise
