@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from opene2b.core.errors import Internal, Unsupported
 
 HEAD = "0001"
@@ -23,9 +25,10 @@ def ensure(path: Path) -> None:
 
     Raises:
         Unsupported: made by a newer version.
-        Internal: no database, or not to be read or written.
+        Internal: no database, another program's, or not to be read or written.
     """
     try:
+        check_writable(path)
         with locked(path):
             found = revision(path)
             if found == HEAD:
@@ -38,6 +41,18 @@ def ensure(path: Path) -> None:
             upgrade(path)
     except (OSError, sqlite3.Error) as exc:
         raise Internal(f"the database {path} cannot be opened: {exc}") from exc
+    except SQLAlchemyError as exc:
+        raise Internal(f"the database {path} cannot be brought up to date: {exc}") from exc
+
+
+def check_writable(path: Path) -> None:
+    """Here, because SQLite reads what it may not write, and would only fail at the first request."""
+    for place in (path.parent, path, *(Path(f"{path}{end}") for end in (".lock", "-wal", "-shm"))):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise Internal(
+                f"the database {path} cannot be opened: user {os.geteuid()} may not write {place}:"
+                " give it to the user that OpenE2B's API runs as"
+            )
 
 
 def known() -> set[str]:
@@ -47,22 +62,32 @@ def known() -> set[str]:
 def revision(path: Path) -> str | None:
     """None: an empty database."""
     with closing(sqlite3.connect(path, timeout=WAIT_S)) as connection:
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE name='alembic_version'")
-        if tables.fetchone() is None:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        if not tables:
             return None
-        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        return None if row is None else str(row[0])
+        row = None
+        if "alembic_version" in tables:
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        if row is None:
+            # Ours has its revision from its first transaction on.
+            raise Internal(
+                f"the database {path} is another program's: move it away, or use another OPENE2B_HOME"
+            )
+        return str(row[0])
 
 
 def upgrade(path: Path) -> None:
     from alembic import command
     from alembic.config import Config
-    from sqlalchemy import create_engine, event
+    from sqlalchemy import URL, create_engine, event
     from sqlalchemy.pool import NullPool
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+    # Here, under the lock: connections that change the mode at once would not wait for each other.
+    with closing(sqlite3.connect(path, timeout=WAIT_S)) as made:
+        made.execute("PRAGMA journal_mode=WAL")
+    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
 
     # The driver would commit before each CREATE TABLE; all of a migration is one transaction.
     @event.listens_for(engine, "connect")

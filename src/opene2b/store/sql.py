@@ -200,6 +200,8 @@ class SqlStore(ABC):
             try:
                 connection.execute(INSERT_SANDBOX, rows.flat(sandbox))
             except IntegrityError as exc:
+                if "sandboxes.id" not in str(exc.orig):
+                    raise
                 raise AlreadyExists(f"sandbox '{sandbox.id}' is there already") from exc
             if pairs:
                 connection.execute(insert(sandbox_metadata), pairs)
@@ -354,8 +356,11 @@ def changing(
     )
     if of_execution:
         change = change.where(sandboxes.c.execution_id == bindparam("execution"))
-    values = {name: bindparam(f"new_{name}", type_=sandboxes.c[name].type) for name in fields}
-    return change.values(values).returning(*sandboxes.c)
+    values: dict[str, Any] = {
+        name: bindparam(f"new_{name}", type_=sandboxes.c[name].type) for name in fields
+    }
+    # Without changes it is only the comparison, but an UPDATE has to set something.
+    return change.values(values or {"state": sandboxes.c.state}).returning(*sandboxes.c)
 
 
 def page(query: SandboxQuery) -> Select[Any]:

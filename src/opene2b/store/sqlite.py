@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -67,7 +67,11 @@ class SqliteStore(SqlStore):
         """Raises Unsupported: the file is a newer version's. Internal: it cannot be read or written."""
         await asyncio.to_thread(migrate.ensure, self.path)
         engine = create_engine(
-            f"sqlite:///{self.path}", isolation_level="AUTOCOMMIT", poolclass=NullPool
+            # By its part, not as text: a `?` or `%` in a path is only a character.
+            URL.create("sqlite", database=str(self.path)),
+            isolation_level="AUTOCOMMIT",
+            poolclass=NullPool,
+            hide_parameters=True,  # tokens are among them, and errors end up in logs
         )
         event.listen(engine, "connect", prepare)
         self.reader = Worker(engine, "store-read")
@@ -97,7 +101,9 @@ def in_transaction(connection: Connection, work: Callable[[Connection], T]) -> T
         result = work(connection)
         connection.exec_driver_sql("COMMIT")
     except BaseException:
-        connection.exec_driver_sql("ROLLBACK")
+        # On a full disk, among others, SQLite has rolled back by itself, and a ROLLBACK would be the error told.
+        if connection.connection.driver_connection.in_transaction:  # type: ignore[union-attr]
+            connection.exec_driver_sql("ROLLBACK")
         raise
     return result
 

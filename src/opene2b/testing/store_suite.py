@@ -116,6 +116,8 @@ async def a_sandbox_is_added_once(store: Store) -> None:
 
     with raises(AlreadyExists):
         await store.add_sandbox(replace(sandbox, metadata={"other": "1"}))
+    with raises(AlreadyExists):
+        await store.add_sandbox(replace(sandbox, metadata={}))
     assert await store.sandbox(sandbox.id) == sandbox
 
 
@@ -153,6 +155,17 @@ async def a_change_needs_the_expected_state_and_execution(store: Store) -> None:
     assert wrong_state is wrong_execution is unknown is None
     assert untouched == sandbox
     assert changed == replace(sandbox, end_at=later) == await store.sandbox(sandbox.id)
+
+
+async def a_change_of_nothing_is_only_the_comparison(store: Store) -> None:
+    sandbox = new_sandbox(new_team())
+    await store.add_sandbox(sandbox)
+    same = await store.update_sandbox(sandbox.id, expected=RUNNING)
+    other = await store.update_sandbox(sandbox.id, expected=frozenset({SandboxState.KILLING}))
+    none = await store.update_sandbox(sandbox.id, expected=frozenset())
+
+    assert same == sandbox
+    assert other is none is None
 
 
 async def of_many_changes_at_once_one_wins(store: Store) -> None:
@@ -405,6 +418,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     a_sandbox_is_added_once,
     a_deleted_sandbox_is_gone_with_its_metadata,
     a_change_needs_the_expected_state_and_execution,
+    a_change_of_nothing_is_only_the_comparison,
     of_many_changes_at_once_one_wins,
     an_unknown_field_is_refused,
     pages_have_every_row_once_in_order,

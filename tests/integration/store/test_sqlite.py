@@ -1,17 +1,20 @@
 import asyncio
+import itertools
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import traceback
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 
-from opene2b.core.errors import AlreadyExists, Internal, Unsupported
+from opene2b.core.errors import AlreadyExists, Internal, OutOfSpace, Unsupported
+from opene2b.core.states import SandboxState
 from opene2b.store import migrate, schema
 from opene2b.store.sqlite import SqliteStore
 from opene2b.testing import store_suite
@@ -70,6 +73,124 @@ async def test_what_is_no_database_is_named(tmp_path):
 async def test_a_directory_that_is_not_there_is_named(tmp_path):
     with pytest.raises(Internal, match="missing"):
         await SqliteStore(tmp_path / "missing/test.db").open()
+
+
+async def test_another_programs_database_is_named_and_left_alone(tmp_path):
+    path = tmp_path / "test.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE teams (id)")
+    connection.close()
+    before = path.read_bytes()
+
+    with pytest.raises(Internal, match=r"test\.db is another program's"):
+        await SqliteStore(path).open()
+    assert path.read_bytes() == before
+
+
+OPENER = """
+import asyncio, sys
+from pathlib import Path
+from opene2b.core.errors import Internal
+from opene2b.store.sqlite import SqliteStore
+
+try:
+    asyncio.run(SqliteStore(Path(sys.argv[1])).open())
+except Internal as exc:
+    print(exc.message)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", ["the directory", "the file", "the lock"])
+async def test_what_may_not_be_written_is_named(closed, tmp_path, store):
+    await store.close()
+    lock = tmp_path / "test.db.lock"
+    place = {"the directory": tmp_path, "the file": store.path, "the lock": lock}[closed]
+    place.chmod(0o500 if place.is_dir() else 0o400)
+    # Root may write everything, unless it has no capabilities.
+    plain = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    told = await asyncio.to_thread(
+        subprocess.run,
+        [*plain, sys.executable, "-c", OPENER, store.path],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    place.chmod(0o700)
+
+    assert f"{store.path} cannot be opened" in told.stdout
+    assert f"may not write {place}" in told.stdout
+
+
+@pytest.mark.parametrize("name", ["a?b.db", "a%41.db", "a b#c.db"])
+async def test_any_character_may_be_in_the_path(name, tmp_path):
+    store = SqliteStore(tmp_path / name)
+    await store.open()
+    await store.ensure_team(new_team())
+    names = {path.name for path in tmp_path.iterdir()}
+    await store.close()
+
+    assert names == {name, *(f"{name}{end}" for end in (".lock", "-shm", "-wal"))}
+
+
+async def test_an_error_shows_no_token(store):
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("DROP TABLE sandboxes")
+    connection.close()
+    sandbox = new_sandbox(new_team(), envd_access_token="a-secret-token")
+    with pytest.raises(Internal) as caught:
+        await store.add_sandbox(sandbox)
+
+    assert "a-secret-token" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_full_disk_is_told_and_the_store_goes_on(tmp_path):
+    store = SqliteStore(tmp_path / "test.db")
+    await store.open()
+    event.listen(store.writer.engine, "connect", limit_pages)
+    team = new_team()
+    kept = []
+    with pytest.raises(OutOfSpace):
+        await fill(store, team, kept)
+    await store.delete_sandbox(kept.pop())
+    again = new_sandbox(team)
+    await store.add_sandbox(again)
+    rows = await store.all_sandboxes()
+    await store.close()
+
+    assert {row.id for row in rows} == {*kept, again.id}
+
+
+async def fill(store, team, kept):
+    for n in itertools.count():
+        sandbox = new_sandbox(team, options={"filler": "x" * 5000, "n": n})
+        await store.add_sandbox(sandbox)
+        kept.append(sandbox.id)
+
+
+def limit_pages(connection, record):
+    connection.execute("PRAGMA max_page_count=60")
+
+
+async def test_two_stores_on_one_file_see_each_others_changes(store):
+    other = SqliteStore(store.path)
+    await other.open()
+    team = new_team()
+    sandboxes = [new_sandbox(team) for _ in range(20)]
+    for sandbox in sandboxes:
+        await store.add_sandbox(sandbox)
+    wins = await asyncio.gather(
+        *(
+            one.update_sandbox(sandbox.id, expected=store_suite.RUNNING, state=SandboxState.KILLING)
+            for sandbox in sandboxes
+            for one in (store, other)
+        )
+    )
+    seen = [await one.all_sandboxes() for one in (store, other)]
+    await other.close()
+
+    assert sum(row is not None for row in wins) == len(sandboxes)
+    assert all({row.state for row in rows} == {SandboxState.KILLING} for rows in seen)
 
 
 async def test_many_open_a_new_file_at_once(tmp_path):
