@@ -85,6 +85,12 @@ class Wire:
             return False
         return True
 
+    def tcp_state(self) -> str:
+        """`open`, `half-closed` by the other side, or `closed`."""
+        connection = self.writer.get_extra_info("socket")
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        return {1: "open", 7: "closed", 8: "half-closed"}.get(state, str(state))
+
     async def close(self) -> None:
         self.writer.close()
         with contextlib.suppress(OSError):

@@ -25,6 +25,10 @@ IDLE_LIMIT_S = 620.0
 LINGER_S = 5.0
 """How long the rest of a refused request is read: a client that is still sending sees no answer that came
 with a reset."""
+LOOK_S = 3.0
+"""How often a connection that is not read is looked at: its end would not be seen else."""
+TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
+"""Source: linux/tcp_states.h."""
 BODY_HIGH_BYTES = 256 << 10
 MOST_PIPELINED = 16
 KEEPALIVE = (
@@ -67,6 +71,7 @@ class Client(asyncio.Protocol):
         self.idle_timer: asyncio.TimerHandle | None = None
         self.head_timer: asyncio.TimerHandle | None = None
         self.linger_timer: asyncio.TimerHandle | None = None
+        self.look_timer: asyncio.TimerHandle | None = None
 
     # asyncio
 
@@ -124,7 +129,7 @@ class Client(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self.proxy.forget(self)
-        for timer in (self.idle_timer, self.head_timer, self.linger_timer):
+        for timer in (self.idle_timer, self.head_timer, self.linger_timer, self.look_timer):
             if timer is not None:
                 timer.cancel()
         self.waiting.clear()
@@ -270,6 +275,8 @@ class Client(asyncio.Protocol):
         elif not wanted and not self.is_reading_paused:
             self.is_reading_paused = True
             self.transport.pause_reading()
+            if self.look_timer is None:
+                self.look_timer = self.loop.call_later(LOOK_S, self.look)
 
     def should_pause(self) -> bool:
         if len(self.waiting) >= MOST_PIPELINED:
@@ -317,6 +324,20 @@ class Client(asyncio.Protocol):
             self.idle_timer = self.loop.call_later(IDLE_LIMIT_S, self.check_idle)
         else:
             self.idle_timer = self.loop.call_later(left_s, self.check_idle)
+
+    def look(self) -> None:
+        """Whether a client that is not read is still there."""
+        self.look_timer = None
+        if self.transport is None or not self.is_reading_paused:
+            return
+        connection = self.transport.get_extra_info("socket")
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        is_tunnel = self.exchange is not None and self.exchange.is_tunnel
+        # Half-closed is a way to live in a tunnel only.
+        if state == TCP_CLOSE or (state == TCP_CLOSE_WAIT and not is_tunnel):
+            self.abort()
+        else:
+            self.look_timer = self.loop.call_later(LOOK_S, self.look)
 
     def head_is_late(self) -> None:
         self.head_timer = None

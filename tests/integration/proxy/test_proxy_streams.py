@@ -18,6 +18,12 @@ PILED_UP_LIMIT = 24 * MIB
 """What the kernel's buffers of three connections and ours can hold."""
 
 
+async def pour(wire):
+    while True:
+        wire.writer.write(b"x" * MIB)
+        await wire.writer.drain()
+
+
 async def test_events_arrive_as_they_are_sent(sandbox, client):
     go_on = asyncio.Event()
 
@@ -224,6 +230,34 @@ async def test_a_service_notices_that_its_client_left(sandbox, port):
         await client.chunk()
 
     await asyncio.wait_for(noticed.wait(), LIMIT_S)
+
+
+@pytest.mark.slow
+async def test_a_service_that_does_not_read_notices_that_its_client_left(
+    sandbox, port, monkeypatch
+):
+    monkeypatch.setattr("opene2b.proxy.client.LOOK_S", 0.05)
+    stuck = asyncio.Event()
+    noticed = asyncio.Event()
+
+    async def answers(wire):
+        await wire.head()
+        wire.writer.transport.pause_reading()
+        await stuck.wait()
+        # Its own end is all that a service can see of the other side without reading.
+        async with asyncio.timeout(LIMIT_S):
+            while wire.tcp_state() != "closed":
+                await asyncio.sleep(0.01)
+        noticed.set()
+
+    await sandbox(answers)
+    async with http_wire.connect(port) as client:
+        await client.send(b"PUT / HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000000\r\n\r\n")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(pour(client), 0.3)
+        client.reset()
+        stuck.set()
+        await asyncio.wait_for(noticed.wait(), LIMIT_S)
 
 
 async def test_an_answer_that_was_cut_off_does_not_look_finished(sandbox, client):
