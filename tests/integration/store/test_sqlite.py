@@ -13,7 +13,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, event
 
-from opene2b.core.errors import AlreadyExists, Internal, OutOfSpace, Unsupported
+from opene2b.core.errors import AlreadyExists, Internal, LimitExceeded, OutOfSpace, Unsupported
 from opene2b.core.states import SandboxState
 from opene2b.store import migrate, schema
 from opene2b.store.sqlite import SqliteStore
@@ -191,6 +191,24 @@ async def test_two_stores_on_one_file_see_each_others_changes(store):
 
     assert sum(row is not None for row in wins) == len(sandboxes)
     assert all({row.state for row in rows} == {SandboxState.KILLING} for rows in seen)
+
+
+async def test_a_limit_holds_between_two_stores_on_one_file(store):
+    other = SqliteStore(store.path)
+    await other.open()
+    team = new_team()
+    results = await asyncio.gather(
+        *(
+            one.add_sandbox(new_sandbox(team), team_limit=100)
+            for _ in range(100)
+            for one in (store, other)
+        ),
+        return_exceptions=True,
+    )
+    await other.close()
+
+    assert results.count(None) == 100
+    assert sum(isinstance(result, LimitExceeded) for result in results) == 100
 
 
 async def test_many_open_a_new_file_at_once(tmp_path):
