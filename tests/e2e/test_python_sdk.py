@@ -288,3 +288,15 @@ def test_python_and_node_are_in_the_base_template(sandbox):
     )
 
     assert result.stdout == "3\n42\ntools\n"
+
+
+def test_input_to_a_program_that_reads_no_more_does_not_end_the_daemon(sandbox):
+    handle = sandbox.commands.run("exec 0<&-; echo closed; sleep 30", background=True, stdin=True)
+    for stdout, _, _ in handle:
+        if stdout:
+            break
+    with pytest.raises(SandboxException):
+        sandbox.commands.send_stdin(handle.pid, "x" * 100_000)
+
+    # A daemon that was started again would not know it.
+    assert handle.pid in [process.pid for process in sandbox.commands.list()]

@@ -31,6 +31,10 @@ def serve(
     users: Users | None = None,
 ) -> None:
     """Serve until SIGTERM. `ready` is called when connections are accepted."""
+    # A reader that closed its end, or a file at its size limit, is an error to report and no reason to die. What envd
+    # starts gets the defaults back (subprocess does that).
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_IGN)
     random.seed()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if config.write_marks:

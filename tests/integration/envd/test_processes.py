@@ -325,3 +325,31 @@ def test_init_changes_what_later_commands_get(envd):
     assert answer.headers["x-envd-version"] == "0.6.13"
     assert text(envd.run("echo $FROM")) == "init\n"
     assert envd.http.get("/envs").json()["FROM"] == "init"
+
+
+def test_input_to_a_program_that_reads_no_more_is_an_error_and_envd_lives_on(envd):
+    process = {"cmd": "/bin/sh", "args": ["-c", "exec 0<&-; echo closed; sleep 20"]}
+    with envd.open("process.Process/Start", {"process": process, "stdin": True}) as response:
+        events = envelopes(response.iter_raw())
+        pid = next(events)["event"]["start"]["pid"]
+        assert text([next(events)]) == "closed\n"
+        answer = envd.rpc(
+            "process.Process/SendInput",
+            {
+                "process": {"pid": pid},
+                "input": {"stdin": base64.b64encode(b"x" * 100_000).decode()},
+            },
+        )
+        envd.rpc(
+            "process.Process/SendSignal", {"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"}
+        )
+
+    assert answer.json()["code"] == "failed_precondition"
+    assert envd.http.get("/health").status_code == 204
+
+
+def test_programs_get_the_signals_that_envd_ignores(envd):
+    status = text(envd.run("grep SigIgn /proc/self/status"))
+
+    # SIGPIPE is 13 and SIGXFSZ 25: bits 12 and 24.
+    assert int(status.split()[1], 16) & (1 << 12 | 1 << 24) == 0
