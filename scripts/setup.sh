@@ -14,7 +14,7 @@ needed="crun|runc:crun nft:nftables mmdebstrap:mmdebstrap catatonit:catatonit ip
   /etc/ssl/certs/ca-certificates.crt:ca-certificates
   /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring"
 if [ "${1:-}" = --tests ]; then
-  needed="$needed docker-registry:docker-registry busybox:busybox-static curl:curl"
+  needed="$needed runc:runc docker-registry:docker-registry busybox:busybox-static curl:curl"
   # The JavaScript SDK needs 18 or later; an installed older one is left alone and the tests say so.
   needed="$needed node:nodejs npm:npm"
 fi

@@ -204,3 +204,33 @@ def test_memory_beyond_the_limit_is_refused_to_the_guest_alone():
     assert ended.stdout != "exit 0\n"
     assert made.commands.run("echo alive").stdout == "alive\n"
     made.kill()
+
+
+def test_root_inside_cannot_touch_the_process_that_keeps_the_sandbox(sandbox):
+    # Pid 1 runs under no seccomp filter: who could trace it could do what the filter forbids.
+    sandbox.files.write(
+        "/tmp/touch.py",
+        "import ctypes, os\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "libc.ptrace.argtypes = [ctypes.c_long] * 4\n"
+        "for pid in sorted(int(name) for name in os.listdir('/proc') if name.isdigit()):\n"
+        "    name = open(f'/proc/{pid}/comm').read().strip()\n"
+        "    if name not in {'.init', 'envd'}:\n"
+        "        continue\n"
+        "    said = [name, 'traced' if libc.ptrace(16, pid, 0, 0) == 0 else 'refused']\n"
+        "    for file in ('mem', 'maps', 'exe', 'root', 'fd', 'environ'):\n"
+        "        try:\n"
+        "            os.close(os.open(f'/proc/{pid}/{file}', os.O_RDONLY))\n"
+        "            said.append(file)\n"
+        "        except OSError:\n"
+        "            pass\n"
+        "    print(*said)\n",
+    )
+
+    assert run(sandbox, "python3 /tmp/touch.py") == ".init refused\nenvd refused\n"
+
+
+def test_sysfs_shows_the_sandbox_s_own_network(sandbox):
+    assert run(sandbox, "ls /sys/class/net; touch /sys/x 2>&1 | grep -c 'Read-only'") == (
+        "eth0\nlo\n1\n"
+    )

@@ -103,6 +103,7 @@ def mount_root(directory: Path, plan: Plan, user_namespace: int, all_capabilitie
     writable = mounts / "disk"
     writable.mkdir()
     (mounts / plans.ROOT).mkdir()
+    mount_system(plan.netns_path, mounts / plans.SYSTEM)
     mount_mapped(str(directory / plans.WRITABLE), writable, user_namespace, read_only=False)
     os.chdir(mounts)
     # Overlayfs makes its work directory and copies files up with the ids and capabilities that the
@@ -123,6 +124,28 @@ def mount_root(directory: Path, plan: Plan, user_namespace: int, all_capabilitie
         syscalls.LIBC.setfsgid(0)
         syscalls.set_capabilities(all_capabilities)
     os.chdir("/")
+
+
+def mount_system(netns_path: str, target: Path) -> None:
+    """sysfs shows the network namespace that it was mounted in. Root inside cannot mount it, for the namespace is the
+    host's, and OCI runtimes would show the host's instead or give up."""
+    target.mkdir()
+    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    away = os.open(netns_path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.setns(away)
+        try:
+            syscalls.mount(
+                "sysfs",
+                str(target),
+                "sysfs",
+                syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC,
+            )
+        finally:
+            syscalls.setns(home)
+    finally:
+        os.close(home)
+        os.close(away)
 
 
 def mount_mapped(source: str, target: Path, user_namespace: int, *, read_only: bool) -> None:

@@ -77,6 +77,8 @@ WRITABLE = "disk"
 """disk/upper holds what the guest wrote, ids as inside; disk/work is overlayfs's own."""
 ROOT = "root"
 """Below the stage: the root of the sandbox, as the container's configuration names it."""
+SYSTEM = "sys"
+"""Below the stage: the sysfs that shows the sandbox's own network and no other."""
 PID_FILE = "init.pid"
 RUNTIME_LOG = "runtime.log"
 

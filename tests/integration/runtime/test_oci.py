@@ -58,8 +58,10 @@ def left_behind(spec: SandboxSpec) -> list[str]:
     ]
     for path in Path("/proc").glob("[0-9]*/cgroup"):
         with contextlib.suppress(OSError):
-            if spec.sandbox_id in path.read_text():
-                found.append(f"process {path.parts[2]}")
+            stat = path.with_name("stat").read_text()
+            # One that has ended and whose starter has too is the machine's own init to reap, when it likes.
+            if spec.sandbox_id in path.read_text() and ") Z 1 " not in stat:
+                found.append(f"process {stat[:40]}")
     state = spec.directory.parent.parent / "run/oci" / spec.sandbox_id
     return found + ([f"state {state}"] if state.exists() else [])
 

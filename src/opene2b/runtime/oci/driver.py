@@ -55,7 +55,7 @@ class OciRuntime:
         self.forkserver = ForkServerClient()
         self.hierarchies = cgroups.discover()
         self.command: list[str] = []
-        self.init_binary = Path()
+        self.init_binary = home.run / "init"
 
     async def open(self) -> None:
         self.command = [
@@ -67,8 +67,8 @@ class OciRuntime:
         found = shutil.which("catatonit")
         if found is None:
             raise Unsupported("catatonit is missing: install the package catatonit")
-        self.init_binary = Path(found)
         self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        place_init(Path(found), self.init_binary)
         if cgroups.favor_changes(self.hierarchies, on=True):
             self.tuned.touch()
         await self.forkserver.open()
@@ -82,10 +82,14 @@ class OciRuntime:
     async def start(self, spec: SandboxSpec) -> Handle:
         try:
             self.write_files(spec)
+            starting = asyncio.create_task(
+                self.forkserver.start(spec.directory, self.command[0]),
+                name=f"start {spec.sandbox_id}",
+            )
             try:
-                started = await self.forkserver.start(spec.directory, self.command[0])
+                started = await asyncio.shield(starting)
             except BaseException:
-                await asyncio.shield(self.undo(spec.directory, spec.sandbox_id))
+                await asyncio.shield(self.abandon(starting, spec))
                 raise
         except OSError as exc:
             if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -96,6 +100,12 @@ class OciRuntime:
                 detail=str(exc),
             ) from exc
         return handle(spec, started)
+
+    async def abandon(self, starting: asyncio.Task[Started], spec: SandboxSpec) -> None:
+        """Undo a start that failed or was cancelled, once its child has ended: undone in its middle, it would go on and
+        leave what nobody knows of."""
+        await asyncio.wait({starting})
+        await self.undo(spec.directory, spec.sandbox_id)
 
     def write_files(self, spec: SandboxSpec) -> None:
         """Everything that the fork server's child will need, below the sandbox's own directory."""
@@ -250,6 +260,19 @@ def handle(spec: SandboxSpec, started: Started) -> Handle:
         "envd_pid": started.envd_pid,
         "envd_started": started.envd_started,
     }
+
+
+def place_init(program: Path, place: Path) -> None:
+    """A copy of pid 1's program that can be started inside and not read.
+
+    The kernel makes a process of such a program undumpable towards everybody but the host's root. Otherwise root inside
+    could trace pid 1, which runs under no seccomp filter, and have it do what the filter forbids.
+    """
+    scratch = place.with_suffix(".new")
+    shutil.copyfile(program, scratch)
+    os.chown(scratch, 0, 0)
+    scratch.chmod(0o711)
+    scratch.replace(place)
 
 
 def choose_stage(home: Path) -> str:

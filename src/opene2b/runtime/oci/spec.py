@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from opene2b.core.resources import Resources
+from opene2b.forkserver.plan import SYSTEM
 from opene2b.forkserver.profile import CAPABILITIES
 
 ID_BASE = 0x70000000
@@ -72,7 +73,12 @@ def config(
             ),
             mount("/dev/shm", "tmpfs", "nosuid", "nodev", "mode=1777"),  # noqa: S108 - the guest's own
             mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
-            mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
+            {
+                "destination": "/sys",
+                "type": "bind",
+                "source": str(root.with_name(SYSTEM)),
+                "options": ["bind", "ro", "nosuid", "noexec", "nodev"],
+            },
             mount("/run", "tmpfs", "nosuid", "nodev", "mode=755"),
             {
                 "destination": INIT_PATH,
