@@ -18,6 +18,7 @@ from opene2b.envd.config import Config
 from opene2b.envd.filesystem import rpc as filesystem
 from opene2b.envd.filesystem.controller import Controller as Filesystem
 from opene2b.envd.filesystem.owners import OwnerNames
+from opene2b.envd.filesystem.watch_rpc import WatchService
 from opene2b.envd.metrics import Meter
 from opene2b.envd.process.controller import Controller as Processes
 from opene2b.envd.process.rpc import ProcessService
@@ -66,6 +67,7 @@ class App:
         self.methods: Mapping[str, MethodSpec] = {
             **ProcessService(self.processes, self.requests).methods(),
             **filesystem.methods(self.requests),
+            **WatchService(self.requests).methods(),
         }
         self.routes: dict[tuple[str, str], Callable[[Request], Awaitable[Response]]] = {
             ("GET", "/health"): self.health,

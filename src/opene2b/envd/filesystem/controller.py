@@ -52,6 +52,22 @@ class Controller:
         """
         return await asyncio.to_thread(self._list_dir, checked(path), max(depth, 1))
 
+    async def entries_below(self, root: str, paths: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Path below the root ("." is the root itself) -> its entry, of those that are there."""
+
+        def look() -> dict[str, dict[str, Any]]:
+            found = {}
+            for path in paths:
+                try:
+                    found[path] = entries.describe(
+                        os.path.normpath(os.path.join(root, path)), self._names
+                    )
+                except OSError:
+                    continue
+            return found
+
+        return await asyncio.to_thread(look)
+
     async def make_dir(self, path: str, *, owner: Owner) -> dict[str, Any]:
         """Create a directory and its missing parents.
 

@@ -20,6 +20,8 @@ from opene2b.envd.filesystem.faults import checked, printable, translate
 from opene2b.envd.filesystem.owners import Owner, give
 
 PART_PREFIX = ".e2b-part-"
+PART_OF_EXISTING = PART_PREFIX + "old-"
+"""Of a file that takes the place of another."""
 _NEW_FILE_MODE = 0o644  # 0666 less the usual umask of 022, whatever envd's own umask is
 _COPY_BYTES = 1 << 20
 
@@ -71,7 +73,8 @@ class IncomingFile:
         return status
 
     def _open_part(self) -> None:
-        part = PART_PREFIX + secrets.token_hex(8)
+        prefix = PART_PREFIX if self._existing is None else PART_OF_EXISTING
+        part = prefix + secrets.token_hex(8)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(part, flags, 0o600, dir_fd=self._directory)
         self._part = part

@@ -3,14 +3,14 @@
 Source: E2B envd contract, filesystem.proto.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 
 from opene2b.connect.http import Request
-from opene2b.connect.server import Context, MethodSpec, server_stream, unary
-from opene2b.core.errors import InvalidArgument, Unsupported
+from opene2b.connect.server import Context, MethodSpec, unary
+from opene2b.core.errors import InvalidArgument
 from opene2b.envd.filesystem.controller import Controller
 from opene2b.envd.filesystem.faults import checked
 from opene2b.envd.filesystem.owners import Owner
@@ -93,21 +93,12 @@ async def _remove(
     return {}
 
 
-async def _watch(
-    controller: Controller, place: Place, message: Mapping[str, Any]
-) -> dict[str, Any]:
-    raise Unsupported("watching directories is not supported yet")
-
-
 HANDLERS: Mapping[str, Handler] = {
     "Stat": _stat,
     "ListDir": _list_dir,
     "MakeDir": _make_dir,
     "Move": _move,
     "Remove": _remove,
-    "CreateWatcher": _watch,
-    "GetWatcherEvents": _watch,
-    "RemoveWatcher": _watch,
 }
 
 
@@ -122,9 +113,8 @@ class State(Protocol):
 
 
 def methods(state: State) -> Mapping[str, MethodSpec]:
-    """The service's methods, by `package.Service/Method`."""
-    specs = {f"{SERVICE}/{name}": unary(_bound(call, state)) for name, call in HANDLERS.items()}
-    return {**specs, f"{SERVICE}/WatchDir": server_stream(_watch_dir)}
+    """The service's methods but those of watching, by `package.Service/Method`."""
+    return {f"{SERVICE}/{name}": unary(_bound(call, state)) for name, call in HANDLERS.items()}
 
 
 def _bound(call: Handler, state: State) -> Callable[[bytes, Context], Awaitable[bytes]]:
@@ -139,10 +129,3 @@ def _bound(call: Handler, state: State) -> Callable[[bytes, Context], Awaitable[
         return msgspec.json.encode(reply)
 
     return answer
-
-
-async def _watch_dir(body: bytes, context: Context) -> AsyncIterator[bytes]:
-    events: tuple[bytes, ...] = ()
-    for event in events:  # a `yield` makes this the generator that a stream has to be
-        yield event
-    raise Unsupported("watching directories is not supported yet")

@@ -8,6 +8,7 @@ from opene2b.connect import codec
 from opene2b.connect.http import Request
 from opene2b.connect.server import Context, MethodSpec, client_stream, server_stream, unary
 from opene2b.core.errors import DeadlineExceeded, InvalidArgument, NotFound, Unsupported
+from opene2b.envd import keepalive
 from opene2b.envd.process.child import Terminal
 from opene2b.envd.process.controller import Controller, Process, Subscriber
 from opene2b.envd.process.messages import (
@@ -26,7 +27,6 @@ from opene2b.envd.process.messages import (
 )
 from opene2b.envd.requests import Requests
 
-KEEPALIVE_S = 90
 KEEPALIVE_EVENT = b'{"event":{"keepalive":{}}}'
 SIGNALS = {
     "SIGNAL_SIGTERM": signal.SIGTERM,
@@ -92,7 +92,7 @@ class ProcessService:
 
     async def events(self, process: Process, request: Request) -> AsyncIterator[bytes]:
         """Until the end event. Leaving early leaves the process alone."""
-        interval = keepalive_interval(request)
+        interval = keepalive.interval(request)
         subscriber: Subscriber = process.subscribe()
         try:
             while True:
@@ -175,11 +175,3 @@ def terminal_of(pty: Pty) -> Terminal:
     if not (0 <= pty.size.rows <= MAX_SIZE and 0 <= pty.size.cols <= MAX_SIZE):
         raise InvalidArgument(f"rows and cols must be from 0 to {MAX_SIZE}")
     return Terminal(rows=pty.size.rows, cols=pty.size.cols)
-
-
-def keepalive_interval(request: Request) -> float:
-    """Seconds of silence after which a keepalive is sent, from `Keepalive-Ping-Interval`."""
-    text = request.headers.get("keepalive-ping-interval", "")
-    if text.isascii() and text.isdigit() and 0 < int(text) <= 3600:
-        return float(int(text))
-    return KEEPALIVE_S
