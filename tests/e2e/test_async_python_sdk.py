@@ -78,3 +78,23 @@ async def test_two_megabytes_of_output_arrive_whole(sandbox):
     result = await sandbox.commands.run("head -c 2000000 /dev/zero | tr '\\0' x")
 
     assert len(result.stdout) == 2_000_000
+
+
+async def test_a_watched_directory_calls_back(sandbox):
+    seen = []
+    came = asyncio.Event()
+
+    def on_event(event):
+        seen.append((event.name, event.type.value))
+        if event.name == "last":
+            came.set()
+
+    await sandbox.files.make_dir("watched")
+    handle = await sandbox.files.watch_dir("watched", on_event)
+    await sandbox.files.write("watched/first", "1")
+    await sandbox.files.write("watched/last", "1")
+    await asyncio.wait_for(came.wait(), 10)
+    await handle.stop()
+
+    assert seen[0] == ("first", "create")
+    assert ("first", "write") in seen

@@ -300,3 +300,26 @@ def test_input_to_a_program_that_reads_no_more_does_not_end_the_daemon(sandbox):
 
     # A daemon that was started again would not know it.
     assert handle.pid in [process.pid for process in sandbox.commands.list()]
+
+
+def test_a_watched_directory_tells_of_changes(sandbox):
+    sandbox.files.make_dir("watched/below")
+    watch = sandbox.files.watch_dir("watched", recursive=True, include_entry=True)
+    sandbox.files.write("watched/below/file.txt", "one")
+    sandbox.commands.run(
+        "echo two >> watched/below/file.txt; mv watched/below/file.txt watched/moved"
+    )
+    events = []
+    until = time.monotonic() + 10
+    while "moved" not in [event.name for event in events] and time.monotonic() < until:
+        events += watch.get_new_events()
+        time.sleep(0.05)
+    watch.stop()
+
+    seen = [(event.name, event.type.value) for event in events]
+    assert seen[:2] == [("below/file.txt", "create"), ("below/file.txt", "write")]
+    assert ("below/file.txt", "rename") in seen
+    assert ("moved", "create") in seen
+    assert [event.entry.path for event in events if event.name == "moved" and event.entry] == [
+        "/home/user/watched/moved"
+    ]

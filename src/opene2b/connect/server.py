@@ -30,6 +30,7 @@ MAX_MESSAGE_BYTES = 64 << 20
 UNARY_TYPE = "application/json"
 STREAM_TYPE = "application/connect+json"
 """Exactly this, without parameters: the Python client compares the whole value."""
+LINES_TYPE = "application/x-ndjson"
 TIMEOUT = re.compile(r"[0-9]{1,10}\Z")
 ENCODING_HEADERS = ("content-encoding", "connect-content-encoding")
 INTERNAL_MESSAGE = "an internal problem of envd; its log has the details"
@@ -88,6 +89,8 @@ async def serve(methods: Mapping[str, MethodSpec], request: Request) -> Response
         return Response(405, [*refused.headers, ("Allow", "POST")], refused.body)
     wanted = UNARY_TYPE if spec.kind is Kind.UNARY else STREAM_TYPE
     given = request.headers.get("content-type", "")
+    if spec.server_stream is not None and is_type(given, UNARY_TYPE):
+        return await answer_lines(spec.server_stream, request)
     if given != wanted and not is_type(given, wanted):
         return Response(415, [("Accept-Post", wanted), ("Content-Type", UNARY_TYPE)], b"{}")
     if spec.kind is Kind.UNARY:
@@ -111,6 +114,36 @@ async def answer_unary(handler: Unary, request: Request) -> Response:
     except Exception as exc:
         return plain_error(understood(exc, request))
     return Response(200, [("Content-Type", UNARY_TYPE)], answer)
+
+
+async def answer_lines(handler: ServerStream, request: Request) -> Response:
+    """A server stream without envelopes, for curl and its like: a message in, a line of JSON for each message out.
+
+    Not part of Connect. A failure before the first message has its HTTP status; a later one is the last line.
+    """
+    try:
+        context = call_context(request)
+        answers = handler(await request.read(limit=MAX_MESSAGE_BYTES), context)
+        first = await anext(answers, None)
+    except Exception as exc:
+        return plain_error(understood(exc, request))
+    return Response(200, [("Content-Type", LINES_TYPE)], lines(first, answers, request))
+
+
+async def lines(
+    first: bytes | None, answers: AsyncIterator[bytes], request: Request
+) -> AsyncIterator[bytes]:
+    try:
+        if first is not None:
+            yield first + b"\n"
+        async for answer in answers:
+            yield answer + b"\n"
+    except Exception as exc:
+        yield codec.encode(EndStream(error=codes.of(understood(exc, request)))) + b"\n"
+    finally:
+        close = getattr(answers, "aclose", None)
+        if close is not None:
+            await close()
 
 
 async def stream(spec: MethodSpec, request: Request) -> AsyncIterator[bytes]:

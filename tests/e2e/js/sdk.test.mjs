@@ -58,6 +58,23 @@ test('files are written, read, listed, renamed and removed', async () => {
   assert.equal(await sandbox.files.makeDir('made'), false)
 })
 
+test('a watched directory calls back', async () => {
+  await sandbox.files.makeDir('watched')
+  const seen = []
+  let came
+  const last = new Promise((resolve) => (came = resolve))
+  const handle = await sandbox.files.watchDir('watched', (event) => {
+    seen.push(`${event.name} ${event.type}`)
+    if (event.name === 'last') came()
+  })
+  await sandbox.files.write('watched/first', '1')
+  await sandbox.files.write('watched/last', '1')
+  await last
+  await handle.stop()
+  assert.equal(seen[0], 'first create')
+  assert.ok(seen.includes('first write'))
+})
+
 test('a terminal runs a shell and is resized', async () => {
   let output = ''
   const terminal = await sandbox.pty.create({

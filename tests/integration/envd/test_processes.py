@@ -1,6 +1,7 @@
 """process.Process of a real envd, by its messages."""
 
 import base64
+import json
 import os
 import time
 
@@ -292,7 +293,9 @@ def test_wrong_content_types_and_methods_are_refused(envd):
     unary = envd.http.post(
         "/process.Process/List", content=b"{}", headers={"Content-Type": "text/x"}
     )
-    streamed = envd.http.post("/process.Process/Start", json={})
+    streamed = envd.http.post(
+        "/process.Process/Start", content=b"", headers={"Content-Type": "application/proto"}
+    )
     fetched = envd.http.get("/process.Process/List")
 
     assert (unary.status_code, streamed.status_code, fetched.status_code) == (415, 415, 405)
@@ -353,3 +356,28 @@ def test_programs_get_the_signals_that_envd_ignores(envd):
 
     # SIGPIPE is 13 and SIGXFSZ 25: bits 12 and 24.
     assert int(status.split()[1], 16) & (1 << 12 | 1 << 24) == 0
+
+
+def test_a_plain_json_start_is_answered_by_lines(envd):
+    process = {"cmd": "/bin/sh", "args": ["-c", "echo out; exit 3"]}
+    with envd.http.stream("POST", "/process.Process/Start", json={"process": process}) as response:
+        lines = [json.loads(line) for line in response.iter_lines()]
+
+    assert response.headers["content-type"] == "application/x-ndjson"
+    assert lines[0]["event"]["start"]["pid"] > 0
+    assert (text(lines), end(lines)["exitCode"]) == ("out\n", 3)
+
+
+def test_a_plain_json_start_that_cannot_be_has_the_status_of_its_error(envd):
+    refused = envd.rpc("process.Process/Start", {"process": {"cmd": "/nowhere"}})
+
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_argument")
+
+
+def test_a_plain_json_start_that_is_cut_off_says_so_in_its_last_line(envd):
+    process = {"cmd": "/bin/sleep", "args": ["30"]}
+    response = envd.rpc(
+        "process.Process/Start", {"process": process}, **{"Connect-Timeout-Ms": "200"}
+    )
+
+    assert json.loads(response.text.splitlines()[-1])["error"]["code"] == "deadline_exceeded"
