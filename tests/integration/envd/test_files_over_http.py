@@ -95,7 +95,6 @@ async def test_a_range_comes_alone_and_head_without_a_body(
         ("MakeDir", {"path": "d"}, 409, "already_exists"),
         ("Remove", {"path": "none"}, 200, None),
         ("Stat", [], 400, "invalid_argument"),
-        ("CreateWatcher", {"path": "/nowhere"}, 404, "not_found"),
     ],
 )
 async def test_calls_of_the_filesystem_service_end_with_the_codes_of_the_contract(
