@@ -115,7 +115,12 @@ def _range_applies(condition: str | None, current: Validators) -> bool:
 
 
 def accepted_encodings(header: str | None) -> tuple[bool, bool]:
-    """Whether gzip is welcome (named, or by `*`), and whether the plain file is acceptable."""
+    """Whether gzip is welcome, and whether the plain file is acceptable.
+
+    HTTP libraries accept every coding they know without being asked (`zstd,gzip,br`). A disk and a network of our day are
+    several times faster than a compressor, so gzip is sent to who names it alone, as the SDKs' `gzip=True` does, and to
+    who takes nothing else.
+    """
     if header is None:
         return False, True
     weights: dict[str, float] = {}
@@ -128,7 +133,9 @@ def accepted_encodings(header: str | None) -> tuple[bool, bool]:
     # Without a word about it the plain file is acceptable, and preferred to nothing only.
     identity = weights.get("identity", 0.0 if rest == 0.0 else None)
     prefers_plain = identity is not None and identity > gzip
-    return gzip > 0.0 and not prefers_plain, identity is None or identity > 0.0
+    takes_plain = identity is None or identity > 0.0
+    is_meant = weights.keys() <= {"gzip", "x-gzip", "identity"} or not takes_plain
+    return gzip > 0.0 and not prefers_plain and is_meant, takes_plain
 
 
 def _weight(parameters: list[str]) -> float:

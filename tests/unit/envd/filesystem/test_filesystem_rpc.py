@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from opene2b.core.errors import InvalidArgument, Unsupported
+from opene2b.core.errors import InvalidArgument
 from opene2b.envd.filesystem.controller import Controller
 from opene2b.envd.filesystem.owners import Owner, OwnerNames
 from opene2b.envd.filesystem.rpc import HANDLERS
@@ -54,9 +54,3 @@ async def test_messages_that_make_no_sense_are_refused(
 
 async def test_null_is_the_default(tmp_path: Path) -> None:
     assert await call(tmp_path, "ListDir", {"path": None, "depth": None}) == {"entries": []}
-
-
-@pytest.mark.parametrize("method", ["CreateWatcher", "GetWatcherEvents", "RemoveWatcher"])
-async def test_watching_is_said_to_be_missing(tmp_path: Path, method: str) -> None:
-    with pytest.raises(Unsupported):
-        await call(tmp_path, method, {"path": "."})
