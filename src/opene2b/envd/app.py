@@ -13,7 +13,7 @@ from opene2b.connect import server
 from opene2b.connect.http import Request, Response
 from opene2b.connect.server import MethodSpec
 from opene2b.core.errors import Internal, InvalidArgument, NotFound, ServiceError, Unauthenticated
-from opene2b.envd import auth, environment, files
+from opene2b.envd import auth, compose, environment, files
 from opene2b.envd.config import Config
 from opene2b.envd.filesystem import rpc as filesystem
 from opene2b.envd.filesystem.controller import Controller as Filesystem
@@ -76,6 +76,7 @@ class App:
             ("POST", "/init"): self.init,
             ("GET", "/files"): self.download,
             ("POST", "/files"): self.upload,
+            ("POST", "/files/compose"): self.compose,
         }
         self.paths = {path for _, path in self.routes}
 
@@ -124,6 +125,9 @@ class App:
 
     async def upload(self, request: Request) -> Response:
         return await files.upload(request, self.requests)
+
+    async def compose(self, request: Request) -> Response:
+        return await compose.compose(request, self.requests)
 
     async def init(self, request: Request) -> Response:
         """Take on what the control plane says. The token, once set, is needed to change anything."""
