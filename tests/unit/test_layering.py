@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "image": {"core", "linux"},
     # The OCI driver writes what the fork server reads: its plan, nothing of its running parts (see below).
     "runtime": {"core", "linux", "forkserver"},
-    "envd": {"core", "connect", "linux"},
+    "envd": {"core", "gen", "connect", "linux"},
     "forkserver": {"core", "connect", "linux", "envd"},
     "node": FOUNDATION,
     "scheduler": FOUNDATION - {"runtime", "image", "linux", "connect"},

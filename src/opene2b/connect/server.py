@@ -7,7 +7,8 @@ outcome in their last envelope; unary errors have the HTTP status of their code.
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum
 
@@ -16,6 +17,7 @@ import msgspec
 from opene2b.connect import codec, codes, envelope
 from opene2b.connect.codes import ConnectError, EndStream
 from opene2b.connect.http import Request, Response
+from opene2b.connect.protobuf import Schema
 from opene2b.core.errors import (
     DeadlineExceeded,
     Internal,
@@ -30,6 +32,8 @@ MAX_MESSAGE_BYTES = 64 << 20
 UNARY_TYPE = "application/json"
 STREAM_TYPE = "application/connect+json"
 """Exactly this, without parameters: the Python client compares the whole value."""
+UNARY_BINARY_TYPE = "application/proto"
+STREAM_BINARY_TYPE = "application/connect+proto"
 LINES_TYPE = "application/x-ndjson"
 TIMEOUT = re.compile(r"[0-9]{1,10}\Z")
 ENCODING_HEADERS = ("content-encoding", "connect-content-encoding")
@@ -53,7 +57,7 @@ class Context:
 
 Unary = Callable[[bytes, Context], Awaitable[bytes]]
 """Encoded message in, encoded message out."""
-ServerStream = Callable[[bytes, Context], AsyncIterator[bytes]]
+ServerStream = Callable[[bytes, Context], AsyncGenerator[bytes, None]]
 ClientStream = Callable[[AsyncIterator[bytes], Context], Awaitable[bytes]]
 
 
@@ -79,8 +83,14 @@ def client_stream(handler: ClientStream) -> MethodSpec:
     return MethodSpec(Kind.CLIENT_STREAM, client_stream=handler)
 
 
-async def serve(methods: Mapping[str, MethodSpec], request: Request) -> Response:
-    """Answer `POST /<package.Service>/<Method>`."""
+async def serve(
+    methods: Mapping[str, MethodSpec], request: Request, schema: Schema | None = None
+) -> Response:
+    """Answer `POST /<package.Service>/<Method>`.
+
+    Args:
+        schema: Of the messages, for clients that speak protobuf; None: JSON alone.
+    """
     spec = methods.get(request.path[1:])
     if spec is None:
         return plain_error(Unsupported(f"there is no method {request.path[1:]!a}"), status=404)
@@ -89,17 +99,49 @@ async def serve(methods: Mapping[str, MethodSpec], request: Request) -> Response
         return Response(405, [*refused.headers, ("Allow", "POST")], refused.body)
     wanted = UNARY_TYPE if spec.kind is Kind.UNARY else STREAM_TYPE
     given = request.headers.get("content-type", "")
+    binary = UNARY_BINARY_TYPE if spec.kind is Kind.UNARY else STREAM_BINARY_TYPE
+    if schema is not None and given.strip().lower() == binary:
+        spec, wanted, given = in_binary(spec, request.path[1:], schema), binary, binary
     if spec.server_stream is not None and is_type(given, UNARY_TYPE):
         return await answer_lines(spec.server_stream, request)
     if given != wanted and not is_type(given, wanted):
         return Response(415, [("Accept-Post", wanted), ("Content-Type", UNARY_TYPE)], b"{}")
     if spec.kind is Kind.UNARY:
         assert spec.unary is not None
-        return await answer_unary(spec.unary, request)
-    return Response(200, [("Content-Type", STREAM_TYPE)], stream(spec, request))
+        return await answer_unary(spec.unary, request, wanted)
+    return Response(200, [("Content-Type", wanted)], stream(spec, request))
 
 
-async def answer_unary(handler: Unary, request: Request) -> Response:
+def in_binary(spec: MethodSpec, method: str, schema: Schema) -> MethodSpec:
+    """The same method, its messages in protobuf's binary form. Errors and the end of a stream stay JSON."""
+    asked, answered = schema.methods[method]
+    if spec.unary is not None:
+        call = spec.unary
+
+        async def unary_call(raw: bytes, context: Context) -> bytes:
+            return schema.from_json(await call(schema.to_json(raw, asked), context), answered)
+
+        return unary(unary_call)
+    if spec.server_stream is not None:
+        answers = spec.server_stream
+
+        async def answer_each(raw: bytes, context: Context) -> AsyncGenerator[bytes, None]:
+            async with aclosing(answers(schema.to_json(raw, asked), context)) as each:
+                async for answer in each:
+                    yield schema.from_json(answer, answered)
+
+        return server_stream(answer_each)
+    assert spec.client_stream is not None
+    take = spec.client_stream
+
+    async def take_all(messages: AsyncIterator[bytes], context: Context) -> bytes:
+        in_json = (schema.to_json(raw, asked) async for raw in messages)
+        return schema.from_json(await take(in_json, context), answered)
+
+    return client_stream(take_all)
+
+
+async def answer_unary(handler: Unary, request: Request, content_type: str) -> Response:
     try:
         context = call_context(request)
         raw = await request.read(limit=MAX_MESSAGE_BYTES)
@@ -113,7 +155,7 @@ async def answer_unary(handler: Unary, request: Request) -> Response:
                 raise DeadlineExceeded("the call took longer than its timeout") from None
     except Exception as exc:
         return plain_error(understood(exc, request))
-    return Response(200, [("Content-Type", UNARY_TYPE)], answer)
+    return Response(200, [("Content-Type", content_type)], answer)
 
 
 async def answer_lines(handler: ServerStream, request: Request) -> Response:

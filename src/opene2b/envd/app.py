@@ -11,6 +11,7 @@ import msgspec
 
 from opene2b.connect import server
 from opene2b.connect.http import Request, Response
+from opene2b.connect.protobuf import Schema
 from opene2b.connect.server import MethodSpec
 from opene2b.core.errors import Internal, InvalidArgument, NotFound, ServiceError, Unauthenticated
 from opene2b.envd import auth, compose, environment, files
@@ -24,9 +25,11 @@ from opene2b.envd.process.controller import Controller as Processes
 from opene2b.envd.process.rpc import ProcessService
 from opene2b.envd.requests import Requests
 from opene2b.envd.users import Users
+from opene2b.gen import envd_schema
 
 log = logging.getLogger(__name__)
 
+SCHEMA = Schema(envd_schema.MESSAGES, envd_schema.ENUMS, envd_schema.METHODS)
 VERSION_HEADER = "X-Envd-Version"
 MAX_INIT_BYTES = 32 << 20
 CORS = (
@@ -98,7 +101,7 @@ class App:
             if path in self.paths:
                 return failure(405, f"{request.method} is not for {path}")
             if path.count("/") == 2 and "." in path:
-                return await server.serve(self.methods, request)
+                return await server.serve(self.methods, request, SCHEMA)
             raise NotFound(f"there is no route {path!a}")
         except ServiceError as exc:
             if isinstance(exc, Internal):

@@ -381,3 +381,31 @@ def test_a_plain_json_start_that_is_cut_off_says_so_in_its_last_line(envd):
     )
 
     assert json.loads(response.text.splitlines()[-1])["error"]["code"] == "deadline_exceeded"
+
+
+def test_protobuf_clients_are_understood(envd):
+    # StatRequest{path: "/etc"}
+    entry = envd.http.post(
+        "/filesystem.Filesystem/Stat",
+        content=b"\x0a\x04/etc",
+        headers={"Content-Type": "application/proto"},
+    )
+    # StartRequest{process: {cmd: "/bin/echo", args: ["hi"]}}
+    config = b"\x0a\x09/bin/echo\x12\x02hi"
+    message = b"\x0a" + bytes([len(config)]) + config
+    started = envd.http.post(
+        "/process.Process/Start",
+        content=b"\0" + len(message).to_bytes(4, "big") + message,
+        headers={"Content-Type": "application/connect+proto"},
+    )
+    missing = envd.http.post(
+        "/filesystem.Filesystem/Stat",
+        content=b"\x0a\x08/nowhere",
+        headers={"Content-Type": "application/proto"},
+    )
+
+    assert (entry.status_code, entry.headers["content-type"]) == (200, "application/proto")
+    assert b"\x0a\x03etc" in entry.content
+    assert started.headers["content-type"] == "application/connect+proto"
+    assert b"\x0a\x03hi\n" in started.content
+    assert (missing.status_code, missing.json()["code"]) == (404, "not_found")

@@ -5,7 +5,7 @@ Source: E2B envd contract, WatchDir, CreateWatcher, GetWatcherEvents, RemoveWatc
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -70,7 +70,7 @@ class WatchService:
             allow_network_mounts=message.allow_network_mounts,
         )
 
-    async def watch_dir(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def watch_dir(self, raw: bytes, context: Context) -> AsyncGenerator[bytes, None]:
         message = codec.decode(raw, WatchRequest)
         watch = await self.begin(message, context)
         interval_s = keepalive.interval(context.request)

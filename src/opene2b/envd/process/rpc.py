@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
 from opene2b.connect import codec
 from opene2b.connect.http import Request
@@ -63,7 +63,7 @@ class ProcessService:
         ]
         return codec.encode(ListResponse(processes=infos))
 
-    async def start(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def start(self, raw: bytes, context: Context) -> AsyncGenerator[bytes, None]:
         message = codec.decode(raw, StartRequest)
         if message.process is None:
             raise InvalidArgument("process is missing")
@@ -80,7 +80,7 @@ class ProcessService:
         if process.expired:
             raise DeadlineExceeded(f"process {process.pid} was killed: its time is over")
 
-    async def connect(self, raw: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def connect(self, raw: bytes, context: Context) -> AsyncGenerator[bytes, None]:
         process = self.find(codec.decode(raw, ConnectRequest).process, running=False)
         try:
             # Ends the listening only: the lifetime of the process was set by its start.
@@ -90,7 +90,7 @@ class ProcessService:
         except TimeoutError:
             raise DeadlineExceeded("the time to listen is over") from None
 
-    async def events(self, process: Process, request: Request) -> AsyncIterator[bytes]:
+    async def events(self, process: Process, request: Request) -> AsyncGenerator[bytes, None]:
         """Until the end event. Leaving early leaves the process alone."""
         interval = keepalive.interval(request)
         subscriber: Subscriber = process.subscribe()
