@@ -55,6 +55,8 @@ e2e: setup-tests ## the stock SDKs, newest and oldest supported, against a real 
 
 bench: setup ## what a client waits for; table, and JSON in bench-results/
 	@$(ROOT) $(BIN)/python tests/performance/bench.py $(ARGS)
+	@$(BIN)/python tests/performance/bench_envd.py
+	@$(BIN)/python tests/performance/bench_proxy.py
 
 generate: setup ## generated code from proto/
 	@scripts/generate.sh
