@@ -16,7 +16,7 @@ ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env=$(subst $(space)
 PYTEST := $(ROOT) $(BIN)/python -m pytest -p no:cacheprovider
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo serve down test check unit e2e bench generate lock clean
+.PHONY: help setup setup-tests demo serve down test check unit e2e bench bundle generate lock clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ bench: setup ## what a client waits for; table, and JSON in bench-results/
 	@$(BIN)/python tests/performance/bench_envd.py
 	@$(BIN)/python tests/performance/bench_proxy.py
 
+bundle: setup ## envd as a directory that starts in any root filesystem, in ./bundle
+	@$(BIN)/python -m opene2b.image.envd_bundle bundle
+
 generate: setup ## generated code from proto/
 	@scripts/generate.sh
 
@@ -65,4 +68,4 @@ lock: setup ## refresh the hash-locked requirements
 	@scripts/lock.sh
 
 clean: ## remove the virtual environments and caches of this clone
-	rm -rf .venv .venv-oldest .mypy_cache .ruff_cache .pytest_cache bench-results tests/e2e/js/node_modules
+	rm -rf .venv .venv-oldest .mypy_cache .ruff_cache .pytest_cache bench-results bundle tests/e2e/js/node_modules

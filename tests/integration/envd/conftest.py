@@ -10,14 +10,26 @@ import httpx
 import pytest
 from connect_client import TOKEN, Envd
 
+from opene2b.image import envd_bundle
+from opene2b.image.envd_bundle import Bundle
 
-@pytest.fixture
-def envd() -> Iterator[Envd]:
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return envd_bundle.build(tmp_path_factory.mktemp("bundle") / "envd")
+
+
+@pytest.fixture(params=["module", "bundle"])
+def envd(request: pytest.FixtureRequest) -> Iterator[Envd]:
+    """As a module of this interpreter, and as the bundle that any root filesystem can start."""
+    command = [sys.executable, "-m", "opene2b.envd"]
+    if request.param == "bundle":
+        command = request.getfixturevalue("bundle").command()
     read, write = os.pipe()
     os.write(write, json.dumps({"access_token": TOKEN, "env_vars": {"FROM": "sandbox"}}).encode())
     os.close(write)
     process = subprocess.Popen(
-        [sys.executable, "-m", "opene2b.envd", "--config-fd", str(read)],
+        [*command, "--config-fd", str(read)],
         pass_fds=(read,),
         stdout=subprocess.PIPE,
     )

@@ -192,15 +192,16 @@ class Watching:
         path = os.path.join(directory, event.name)
         if self.is_part(watch, event, path):
             return
-        is_directory = bool(event.mask & kernel.IN_ISDIR)
+        is_known = path in watch.found
+        if event.mask & (kernel.IN_CREATE | kernel.IN_DELETE | kernel.IN_MOVED_FROM):
+            watch.found.discard(path)
+        if event.mask & kernel.IN_CREATE and is_known:
+            # Told when it was found, and looked at since.
+            return
         for bit, change in CHANGES:
-            if not event.mask & bit:
-                continue
-            if change is Change.CREATE and path in watch.found:
-                watch.found.discard(path)
-                continue
-            watch.tell(path, change)
-        if is_directory and watch.recursive:
+            if event.mask & bit:
+                watch.tell(path, change)
+        if event.mask & kernel.IN_ISDIR and watch.recursive:
             if event.mask & kernel.IN_MOVED_FROM:
                 self.forget_below(watch, path)
             if event.mask & (kernel.IN_CREATE | kernel.IN_MOVED_TO):
