@@ -70,14 +70,15 @@ class Reconciler:
 
     async def compare(self) -> None:
         scheduler = self.scheduler
-        statuses = {status.sandbox_id: status for status in await scheduler.node.sandboxes()}
-        rows = {row.id: row for row in await scheduler.store.all_sandboxes()}
-        for row in rows.values():
-            if row.id not in scheduler.creating:
-                await self.judge(row, statuses.get(row.id))
-        for sandbox_id in statuses.keys() - rows.keys() - scheduler.creating:
-            log.info("sandbox_without_record", extra={"sandbox_id": sandbox_id})
-            await scheduler.node.kill(SandboxId(sandbox_id))
+        with scheduler.creates_seen() as seen:
+            statuses = {status.sandbox_id: status for status in await scheduler.node.sandboxes()}
+            rows = {row.id: row for row in await scheduler.store.all_sandboxes()}
+            for row in rows.values():
+                if row.id not in seen:
+                    await self.judge(row, statuses.get(row.id))
+            for sandbox_id in statuses.keys() - rows.keys() - seen:
+                log.info("sandbox_without_record", extra={"sandbox_id": sandbox_id})
+                await scheduler.node.kill(SandboxId(sandbox_id))
         log.info("reconciled", extra={"records": len(rows), "on_node": len(statuses)})
 
     async def changed(self, status: SandboxStatus) -> None:

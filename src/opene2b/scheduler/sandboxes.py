@@ -6,7 +6,8 @@ in between, a record says what was wanted, and `reconcile` finishes it.
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -74,6 +75,8 @@ class Scheduler:
         self.deadlines = Deadlines(self.expire)
         self.creating: set[SandboxId] = set()
         """Creates under way in this process: nobody else may judge their records."""
+        self.onlookers: list[set[SandboxId]] = []
+        """Each collects the creates that begin while it looks."""
         self.promises: dict[tuple[str, str], tuple[str, asyncio.Task[Sandbox]]] = {}
         """(team, idempotency key) -> (digest of the request, its create under way)."""
         self.background: set[asyncio.Task[Any]] = set()
@@ -90,6 +93,17 @@ class Scheduler:
         self.background.add(task)
         task.add_done_callback(done)
         return task
+
+    @contextmanager
+    def creates_seen(self) -> Iterator[set[SandboxId]]:
+        """Every create that is under way at some moment of the block: what was read before and after it began cannot be
+        compared."""
+        seen = set(self.creating)
+        self.onlookers.append(seen)
+        try:
+            yield seen
+        finally:
+            self.onlookers.remove(seen)
 
     async def close(self) -> None:
         """Stop what goes on in the background. What was promised is finished by the next start."""
@@ -189,6 +203,8 @@ class Scheduler:
             options={**order.options, **({"idempotency_key": key} if key else {})},
         )
         self.creating.add(sandbox_id)
+        for seen in self.onlookers:
+            seen.add(sandbox_id)
         try:
             await self.store.add_sandbox(sandbox, team_limit=self.settings.team_max_sandboxes)
             try:

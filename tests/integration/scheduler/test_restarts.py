@@ -129,6 +129,25 @@ async def test_another_execution_under_the_same_id_is_not_taken_for_it(host):
         assert await listed(plane) == []
 
 
+async def test_a_sandbox_that_is_made_during_a_comparison_is_left_alone(host, monkeypatch):
+    async with host.control_plane() as plane:
+        node = plane.scheduler.node
+        listing = node.sandboxes
+        made = []
+
+        async def list_and_then_create():
+            # The node's list is older than the record.
+            statuses = await listing()
+            made.append(await create(plane))
+            return statuses
+
+        monkeypatch.setattr(node, "sandboxes", list_and_then_create)
+        await plane.reconciler.compare()
+
+        assert await listed(plane) == made
+        assert [status.sandbox_id for status in host.agent.statuses()] == made
+
+
 # a caller who leaves
 
 
