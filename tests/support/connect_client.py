@@ -3,6 +3,7 @@
 import json
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -15,6 +16,10 @@ class Envd:
     port: int
     pid: int
     http: httpx.Client
+    http2: bool = False
+
+    def client(self) -> httpx.Client:
+        return new_client(self.port, http2=self.http2)
 
     def rpc(self, method: str, message: object, **headers: str) -> httpx.Response:
         return self.http.post(f"/{method}", json=message, headers=headers)
@@ -24,17 +29,33 @@ class Envd:
         with self.open(method, message, **headers) as response:
             return list(envelopes(response.iter_raw()))
 
-    def open(self, method: str, message: object, **headers: str):
-        return self.http.stream(
-            "POST",
-            f"/{method}",
-            content=frame(message),
-            headers={"Content-Type": "application/connect+json", **headers},
-        )
+    @contextmanager
+    def open(self, method: str, message: object, **headers: str) -> Iterator[httpx.Response]:
+        """A connection of its own: over one of HTTP/2, this client's threads wait for each other's streams."""
+        with (
+            self.client() as client,
+            client.stream(
+                "POST",
+                f"/{method}",
+                content=frame(message),
+                headers={"Content-Type": "application/connect+json", **headers},
+            ) as response,
+        ):
+            yield response
 
     def run(self, command: str, **headers: str) -> list[dict]:
         process = {"cmd": "/bin/sh", "args": ["-c", command]}
         return self.stream("process.Process/Start", {"process": process, "stdin": False}, **headers)
+
+
+def new_client(port: int, *, http2: bool) -> httpx.Client:
+    return httpx.Client(
+        base_url=f"http://127.0.0.1:{port}",
+        headers={"X-Access-Token": TOKEN},
+        timeout=20,
+        http1=not http2,
+        http2=http2,
+    )
 
 
 def frame(message: object) -> bytes:

@@ -31,7 +31,7 @@ MAY_IMPORT = {
 }
 """Package -> packages of ours that it may import, itself always."""
 
-ENVD_THIRD_PARTY = {"msgspec", "httptools"}
+ENVD_THIRD_PARTY = {"msgspec", "httptools", "h2"}
 
 
 def modules(package: str) -> Iterator[Path]:

@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 
 from opene2b import ENVD_VERSION
-from opene2b.connect.http import HttpServer
+from opene2b.connect.listener import HttpServer
 from opene2b.envd.app import App
 from opene2b.envd.config import Config
 from opene2b.envd.users import Users

@@ -6,9 +6,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import httpx
 import pytest
-from connect_client import TOKEN, Envd
+from connect_client import TOKEN, Envd, new_client
 
 from opene2b.image import envd_bundle
 from opene2b.image.envd_bundle import Bundle
@@ -19,9 +18,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return envd_bundle.build(tmp_path_factory.mktemp("bundle") / "envd")
 
 
-@pytest.fixture(params=["module", "bundle"])
+@pytest.fixture(params=["module", "bundle", "http2"])
 def envd(request: pytest.FixtureRequest) -> Iterator[Envd]:
-    """As a module of this interpreter, and as the bundle that any root filesystem can start."""
+    """As a module of this interpreter, and as the bundle that any root filesystem can start; over HTTP/1.1 and HTTP/2."""
     command = [sys.executable, "-m", "opene2b.envd"]
     if request.param == "bundle":
         command = request.getfixturevalue("bundle").command()
@@ -35,11 +34,10 @@ def envd(request: pytest.FixtureRequest) -> Iterator[Envd]:
     )
     os.close(read)
     port = json.loads(process.stdout.readline())["port"]
-    client = httpx.Client(
-        base_url=f"http://127.0.0.1:{port}", headers={"X-Access-Token": TOKEN}, timeout=20
-    )
+    http2 = request.param == "http2"
+    client = new_client(port, http2=http2)
     try:
-        yield Envd(port=port, pid=process.pid, http=client)
+        yield Envd(port=port, pid=process.pid, http=client, http2=http2)
     finally:
         client.close()
         process.terminate()

@@ -8,7 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from opene2b.connect.http import HttpServer, Request, Response
+from opene2b.connect.http import Request, Response
+from opene2b.connect.listener import HttpServer
 from opene2b.connect.server import serve
 from opene2b.envd import files
 from opene2b.envd.filesystem.controller import Controller

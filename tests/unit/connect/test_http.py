@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from opene2b.connect.http import FileBody, HttpServer, Request, Response
+from opene2b.connect.http import FileBody, Request, Response
+from opene2b.connect.listener import HttpServer
 
 
 @asynccontextmanager
