@@ -18,6 +18,7 @@ from opene2b.connect.listener import HttpServer
 from opene2b.envd.app import App
 from opene2b.envd.config import Config
 from opene2b.envd.users import Users
+from opene2b.linux import credentials
 
 MARKS = "/run/e2b"
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ def serve(
     # starts gets the defaults back (subprocess does that).
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_IGN)
+    credentials.share_one_arena()
     random.seed()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     if config.write_marks:

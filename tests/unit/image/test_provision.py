@@ -1,5 +1,6 @@
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,17 @@ def test_a_resolv_conf_that_is_a_link_becomes_a_file(image: Path, root: Root) ->
     provision.provision(root)
 
     assert not (image / "etc/resolv.conf").is_symlink()
+
+
+@pytest.mark.parametrize("shell", ["bash", "sh"])
+def test_the_profile_asks_no_program_who_it_is_where_the_shell_knows(
+    image: Path, root: Root, shell: str
+) -> None:
+    profile = image / "etc/profile"
+    profile.write_text('if [ "$(id -u)" -eq 0 ]; then echo root; else echo other; fi\n')
+    provision.provision(root)
+    command = [shell, "-c", f"id() {{ echo asked >&2; echo 0; }}; . {profile}"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert told.stdout == "root\n"
+    assert ("asked" in told.stderr) is (shell == "sh")

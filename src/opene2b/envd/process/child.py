@@ -16,9 +16,11 @@ import subprocess
 import termios
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from opene2b.core.errors import Internal, InvalidArgument, PermissionDenied, WrongState
 from opene2b.envd.users import User
+from opene2b.linux import credentials
 
 PIPE_CHUNK = 32 << 10
 PTY_CHUNK = 16 << 10
@@ -109,9 +111,6 @@ class Child:
         terminal: Terminal | None,
     ) -> None:
         """Raises InvalidArgument, PermissionDenied or Internal; nothing is left then."""
-        identity = {}
-        if os.geteuid() == 0:
-            identity = {"user": user.uid, "group": user.gid, "extra_groups": user.groups}
         with contextlib.ExitStack() as undo:
             if terminal is not None:
                 master, slave = os.openpty()
@@ -137,20 +136,16 @@ class Child:
                     mine.append(in_read)
                     streams["stdin"] = in_read
             try:
-                self.process = subprocess.Popen(
-                    command,
-                    env=env,
-                    cwd=cwd,
-                    start_new_session=True,
-                    umask=0o022,
-                    preexec_fn=take_terminal if terminal is not None else None,
-                    **streams,
-                    **identity,  # type: ignore[call-overload]
+                self.process = spawn(
+                    command, streams, env=env, cwd=cwd, user=user, has_terminal=terminal is not None
                 )
             except (FileNotFoundError, NotADirectoryError) as exc:
                 raise InvalidArgument(f"cannot start '{command[0]}': no such file") from exc
             except PermissionError as exc:
-                raise PermissionDenied(f"cannot start '{command[0]}': permission denied") from exc
+                place = f" in '{cwd}'" if exc.filename == cwd else ""
+                raise PermissionDenied(
+                    f"cannot start '{command[0]}'{place}: permission denied"
+                ) from exc
             except ValueError as exc:
                 raise InvalidArgument(f"cannot start '{command[0]}': {exc}") from exc
             except (OSError, subprocess.SubprocessError) as exc:
@@ -293,6 +288,29 @@ class Child:
         if self.master is None:
             raise WrongState(f"process {self.pid} has no terminal")
         set_size(self.master, terminal)
+
+
+def spawn(
+    command: Sequence[str],
+    streams: Mapping[str, int],
+    *,
+    env: Mapping[str, str],
+    cwd: str,
+    user: User,
+    has_terminal: bool,
+) -> "subprocess.Popen[bytes]":
+    """Start a program in a session of its own, as the user. Raises what subprocess does."""
+    is_root = os.geteuid() == 0
+
+    def start(**more: Any) -> "subprocess.Popen[bytes]":
+        options: dict[str, Any] = {**streams, **more, "start_new_session": True, "umask": 0o022}
+        return subprocess.Popen(command, env=env, cwd=cwd, **options)
+
+    if has_terminal:
+        identity = {"user": user.uid, "group": user.gid, "extra_groups": user.groups}
+        return start(preexec_fn=take_terminal, **(identity if is_root else {}))
+    # With nothing to do between fork and exec, Python uses vfork.
+    return credentials.run_as(user.uid, user.gid, user.groups, start) if is_root else start()
 
 
 def pipe(undo: contextlib.ExitStack) -> tuple[int, int]:
