@@ -19,6 +19,8 @@ from typing import NoReturn
 import msgspec
 
 import opene2b.envd.main as envd
+from opene2b.core.errors import ServiceError
+from opene2b.envd import rehearsal
 from opene2b.envd.config import Config
 from opene2b.forkserver import enter, launch
 from opene2b.forkserver import plan as plans
@@ -26,7 +28,7 @@ from opene2b.forkserver.enter import Restrictions
 from opene2b.forkserver.plan import Answer, Plan, Request, Started
 from opene2b.forkserver.profile import PROFILE, capability_mask
 from opene2b.forkserver.sealed import SealedPrograms
-from opene2b.linux import cgroups, processes, seccomp, syscalls
+from opene2b.linux import cgroups, credentials, processes, seccomp, syscalls
 from opene2b.linux.cgroups import Hierarchies
 
 READY_LIMIT_S = 10.0
@@ -57,6 +59,12 @@ class ForkServer:
         """Process id of a child at work -> id of the request that it will answer."""
 
     def run(self) -> None:
+        credentials.share_one_arena()
+        try:
+            rehearsal.rehearse()
+        except (OSError, ServiceError) as exc:
+            # Everything works without it, only slower.
+            print(f"rehearsal_failed: {exc!r}", file=sys.stderr, flush=True)
         # envd and pid 1 of every sandbox become our children when the child that started them ends.
         # The kernel frees a pid namespace only when all its processes were reaped, and not every
         # machine's init does that at once.

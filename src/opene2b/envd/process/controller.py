@@ -2,15 +2,17 @@
 
 Output is encoded once and queued for every subscriber. When the queue of one is full, reading from the process
 pauses until that one has taken something: memory per subscriber is bounded by QUEUE_BYTES and one chunk.
-Output that nobody listens to is dropped. An ended process is remembered for MEMORY_S.
+Output that nobody listens to is dropped. How a process ended is remembered for MEMORY_S, of the last MAX_REMEMBERED.
 """
 
 import asyncio
 import binascii
+import functools
 import os
 import signal
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from opene2b.connect import codec
 from opene2b.core.errors import InvalidArgument, NotFound, WrongState
@@ -28,6 +30,8 @@ from opene2b.envd.users import User
 
 QUEUE_BYTES = 1 << 20
 MEMORY_S = 30.0
+MAX_REMEMBERED = 2000
+"""Some 400 bytes each: a client that starts hundreds of programs a second must not make envd grow."""
 
 
 class Subscriber:
@@ -73,34 +77,50 @@ class Subscriber:
         return True
 
 
+class Remembered(NamedTuple):
+    """A process that has ended."""
+
+    pid: int
+    tag: str | None
+    last: bytes
+    """Its end event."""
+    until: float
+    """On the loop's clock."""
+
+    def subscribe(self) -> Subscriber:
+        """Begins with the start event, and has the end."""
+        subscriber = Subscriber(lambda: None)
+        subscriber.put(event(ProcessEvent(start=StartEvent(pid=self.pid))))
+        subscriber.put(self.last)
+        subscriber.ended = True
+        return subscriber
+
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        """Nothing goes on."""
+
+
 class Process:
-    """A process that was started, until MEMORY_S after its end."""
+    """A running process."""
 
     def __init__(self, config: ProcessConfig, tag: str | None) -> None:
         self.config = config
         self.tag = tag
         self.subscribers: set[Subscriber] = set()
         self.child = Child(on_output=self.output, on_end=self.end)
-        self.last: bytes | None = None
-        """The end event, once it has ended."""
         self.expired = False
         """It was killed because its time was over."""
         self.timer: asyncio.TimerHandle | None = None
-        self.on_forget: Callable[[], None] = lambda: None
+        self.on_end: Callable[[bytes], None]
 
     @property
     def pid(self) -> int:
         return self.child.pid
 
     def subscribe(self) -> Subscriber:
-        """From now on; begins with the start event, and for an ended process has its end."""
+        """From now on; begins with the start event."""
         subscriber = Subscriber(self.balance)
         subscriber.put(event(ProcessEvent(start=StartEvent(pid=self.pid))))
-        if self.last is not None:
-            subscriber.put(self.last)
-            subscriber.ended = True
-        else:
-            self.subscribers.add(subscriber)
+        self.subscribers.add(subscriber)
         return subscriber
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
@@ -128,7 +148,7 @@ class Process:
     def end(self, how: Ended) -> None:
         if self.timer is not None:
             self.timer.cancel()
-        self.last = event(
+        last = event(
             ProcessEvent(
                 end=EndEvent(
                     exit_code=how.exit_code,
@@ -139,10 +159,10 @@ class Process:
             )
         )
         for subscriber in self.subscribers:
-            subscriber.put(self.last)
+            subscriber.put(last)
             subscriber.ended = True
         self.subscribers.clear()
-        asyncio.get_running_loop().call_later(MEMORY_S, self.on_forget)
+        self.on_end(last)
 
     def expire(self) -> None:
         self.expired = True
@@ -157,6 +177,9 @@ class Controller:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.processes: dict[int, Process] = {}
+        self.remembered: dict[int, Remembered] = {}
+        """By process id, the oldest first."""
+        self.sweeper: asyncio.TimerHandle | None = None
 
     def start(
         self,
@@ -188,40 +211,57 @@ class Controller:
             stdin=stdin,
             terminal=terminal,
         )
+        process.on_end = functools.partial(self.ended, process)
         # A pid that was used again: what was remembered of the older process is of no use now.
+        self.remembered.pop(process.pid, None)
         self.processes[process.pid] = process
-
-        def forget() -> None:
-            if self.processes.get(process.pid) is process:
-                del self.processes[process.pid]
-
-        process.on_forget = forget
         if timeout_s is not None:
             process.timer = asyncio.get_running_loop().call_later(timeout_s, process.expire)
         return process
 
-    def running(self) -> list[Process]:
-        return [process for process in self.processes.values() if process.last is None]
+    def ended(self, process: Process, last: bytes) -> None:
+        del self.processes[process.pid]
+        until = asyncio.get_running_loop().time() + MEMORY_S
+        self.remembered[process.pid] = Remembered(process.pid, process.tag, last, until)
+        self.forget()
+
+    def forget(self) -> None:
+        """What is over its time or one too many; comes again when the next one's time is over."""
+        loop = asyncio.get_running_loop()
+        while self.remembered:
+            oldest = next(iter(self.remembered.values()))
+            if len(self.remembered) <= MAX_REMEMBERED and oldest.until > loop.time():
+                break
+            del self.remembered[oldest.pid]
+        if self.sweeper is not None and (self.sweeper.when() <= loop.time() or not self.remembered):
+            self.sweeper.cancel()
+            self.sweeper = None
+        if self.sweeper is None and self.remembered:
+            self.sweeper = loop.call_at(oldest.until, self.forget)
 
     def find(self, *, pid: int | None, tag: str | None) -> Process:
-        """Running or remembered. Raises NotFound, InvalidArgument (neither is given)."""
+        """One that runs. Raises NotFound, InvalidArgument (neither is given)."""
+        found = self.find_or_recall(pid=pid, tag=tag)
+        if isinstance(found, Remembered):
+            raise NotFound(f"process with pid {found.pid} has ended")
+        return found
+
+    def find_or_recall(self, *, pid: int | None, tag: str | None) -> Process | Remembered:
+        """One that runs, or has ended lately. Raises NotFound, InvalidArgument (neither is given)."""
         if pid is not None:
-            process = self.processes.get(pid)
-            if process is None:
+            known = self.processes.get(pid) or self.remembered.get(pid)
+            if known is None:
                 raise NotFound(f"process with pid {pid} not found")
-            return process
+            return known
         if tag is None:
             raise InvalidArgument("a process is selected by pid or by tag")
         for process in reversed(self.processes.values()):
             if process.tag == tag:
                 return process
+        for ended in reversed(self.remembered.values()):
+            if ended.tag == tag:
+                return ended
         raise NotFound(f"process with tag '{tag}' not found")
-
-    def find_running(self, *, pid: int | None, tag: str | None) -> Process:
-        process = self.find(pid=pid, tag=tag)
-        if process.last is not None:
-            raise NotFound(f"process with pid {process.pid} has ended")
-        return process
 
     def close_input(self, process: Process) -> None:
         if process.child.master is not None:

@@ -10,7 +10,7 @@ from opene2b.connect.server import Context, MethodSpec, client_stream, server_st
 from opene2b.core.errors import DeadlineExceeded, InvalidArgument, NotFound, Unsupported
 from opene2b.envd import keepalive
 from opene2b.envd.process.child import Terminal
-from opene2b.envd.process.controller import Controller, Process, Subscriber
+from opene2b.envd.process.controller import Controller, Process, Remembered, Subscriber
 from opene2b.envd.process.messages import (
     CloseStdinRequest,
     ConnectRequest,
@@ -59,7 +59,7 @@ class ProcessService:
     async def list(self, raw: bytes, context: Context) -> bytes:
         infos = [
             ProcessInfo(config=process.config, pid=process.pid, tag=process.tag)
-            for process in self.controller.running()
+            for process in self.controller.processes.values()
         ]
         return codec.encode(ListResponse(processes=infos))
 
@@ -81,7 +81,8 @@ class ProcessService:
             raise DeadlineExceeded(f"process {process.pid} was killed: its time is over")
 
     async def connect(self, raw: bytes, context: Context) -> AsyncGenerator[bytes, None]:
-        process = self.find(codec.decode(raw, ConnectRequest).process, running=False)
+        selector = selected(codec.decode(raw, ConnectRequest).process)
+        process = self.controller.find_or_recall(pid=selector.pid, tag=selector.tag)
         try:
             # Ends the listening only: the lifetime of the process was set by its start.
             async with asyncio.timeout(context.timeout_s):
@@ -90,7 +91,9 @@ class ProcessService:
         except TimeoutError:
             raise DeadlineExceeded("the time to listen is over") from None
 
-    async def events(self, process: Process, request: Request) -> AsyncGenerator[bytes, None]:
+    async def events(
+        self, process: Process | Remembered, request: Request
+    ) -> AsyncGenerator[bytes, None]:
         """Until the end event. Leaving early leaves the process alone."""
         interval = keepalive.interval(request)
         subscriber: Subscriber = process.subscribe()
@@ -150,11 +153,15 @@ class ProcessService:
         self.controller.close_input(process)
         return EMPTY
 
-    def find(self, selector: Selector | None, *, running: bool = True) -> Process:
-        if selector is None:
-            raise InvalidArgument("process is missing")
-        find = self.controller.find_running if running else self.controller.find
-        return find(pid=selector.pid, tag=selector.tag)
+    def find(self, selector: Selector | None) -> Process:
+        selector = selected(selector)
+        return self.controller.find(pid=selector.pid, tag=selector.tag)
+
+
+def selected(selector: Selector | None) -> Selector:
+    if selector is None:
+        raise InvalidArgument("process is missing")
+    return selector
 
 
 async def write(process: Process, given: Input | None) -> None:
