@@ -1,16 +1,21 @@
 """Requests and responses, as handlers see them: the same over HTTP/1.1 and HTTP/2."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import parse_qs, unquote
 
-from opene2b.core.errors import LimitExceeded
+from opene2b.core.errors import InvalidArgument, LimitExceeded
 
 MAX_HEAD_BYTES = 64 << 10
 MAX_HEADERS = 200
+MAX_PARAMETERS = 100
+DISCARD_BYTES = 256 << 20
+"""Of a body that nobody wants: read after the answer, which a client that still sends would otherwise not see."""
+DISCARD_LIMIT_S = 10.0
 IDLE_LIMIT_S = 640.0
 """How long a connection without a request is kept."""
 
@@ -73,12 +78,15 @@ class Request:
     def query(self) -> Mapping[str, Sequence[str]]:
         if not self.raw_query:
             return {}
-        return parse_qs(
-            self.raw_query.decode("latin-1"),
-            keep_blank_values=True,
-            errors="surrogateescape",
-            max_num_fields=100,
-        )
+        try:
+            return parse_qs(
+                self.raw_query.decode("latin-1"),
+                keep_blank_values=True,
+                errors="surrogateescape",
+                max_num_fields=MAX_PARAMETERS,
+            )
+        except ValueError as exc:
+            raise InvalidArgument(f"there are more than {MAX_PARAMETERS} query parameters") from exc
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it arrives.
@@ -134,6 +142,16 @@ class Request:
         self.lost = True
         self.gone.set()
         self.arrived.set()
+
+    async def discard(self) -> None:
+        """Read what is left of the body, within bounds of size and time."""
+        size = 0
+        with contextlib.suppress(TimeoutError, ConnectionResetError):
+            async with asyncio.timeout(DISCARD_LIMIT_S):
+                async for part in self.chunks():
+                    size += len(part)
+                    if size > DISCARD_BYTES:
+                        return
 
     async def disconnected(self) -> None:
         """Return when the client has gone."""

@@ -7,6 +7,7 @@ HTTP/2 is handed on.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -17,6 +18,8 @@ import httptools
 
 from opene2b.connect import http2
 from opene2b.connect.http import (
+    DISCARD_BYTES,
+    DISCARD_LIMIT_S,
     IDLE_LIMIT_S,
     MAX_HEAD_BYTES,
     MAX_HEADERS,
@@ -64,6 +67,8 @@ class Connection(asyncio.Protocol):
         self.can_write.set()
         self.timer: asyncio.TimerHandle | None = None
         self.closing = False
+        self.unwanted = 0
+        """Bytes that came after it was decided to close."""
 
     # asyncio.Protocol
 
@@ -98,6 +103,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.closing:
+            self.unwanted += len(data)
+            if self.unwanted > DISCARD_BYTES:
+                self.transport.close()
             return
         if self.is_fresh:
             data = self.opening + data
@@ -228,6 +236,7 @@ class Connection(asyncio.Protocol):
                 keeps = await self.answer(request)
                 self.current = None
                 if not keeps:
+                    await self.linger(request)
                     self.close()
                     return
         finally:
@@ -237,6 +246,17 @@ class Connection(asyncio.Protocol):
                 self.transport.abort()
         if not self.closing:
             self.set_timer(IDLE_LIMIT_S if self.request is None else HEAD_LIMIT_S)
+
+    async def linger(self, request: Request) -> None:
+        """Closing a connection with unread bytes resets it, and the answer is lost on its way."""
+        if request.complete or request.lost or self.transport.is_closing():
+            return
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.resume_reading()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_LIMIT_S):
+                await request.disconnected()
 
     async def answer(self, request: Request) -> bool:
         """Answer one request; returns whether the connection can carry another."""

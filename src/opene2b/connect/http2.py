@@ -47,8 +47,6 @@ STREAM_WINDOW_BYTES = 256 << 10
 """Unread body of one request."""
 CONNECTION_WINDOW_BYTES = 1 << 20
 """Unread bodies of all requests of a connection together."""
-DISCARD_BYTES = 4 << 20
-DISCARD_LIMIT_S = 5.0
 FILE_READ_BYTES = 256 << 10
 MAX_RESETS = 1000
 """Requests of one connection that the client took back, more than it let be answered: a flood."""
@@ -231,7 +229,7 @@ class Connection(asyncio.Protocol):
             response = await self.handler(request)
             await self.send(stream, response)
             is_whole = True
-            await self.discard(request)
+            await request.discard()
             self.resets = max(0, self.resets - 1)
         except (ConnectionError, ProtocolError):
             log.debug("http2_stream_broken", exc_info=True)
@@ -248,16 +246,6 @@ class Connection(asyncio.Protocol):
                     self.end(ErrorCodes.NO_ERROR)
                 else:
                     self.set_timer()
-
-    async def discard(self, request: Request) -> None:
-        """Let a body that nobody wanted come to its end, if that is near: many clients take a reset for a failure."""
-        size = 0
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(DISCARD_LIMIT_S):
-                async for part in request.chunks():
-                    size += len(part)
-                    if size > DISCARD_BYTES:
-                        break
 
     async def send(self, stream: Stream, response: Response) -> None:
         body = response.body

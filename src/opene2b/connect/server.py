@@ -55,8 +55,9 @@ class Context:
     """From `Connect-Timeout-Ms`; None: no limit."""
 
 
-Unary = Callable[[bytes, Context], Awaitable[bytes]]
-"""Encoded message in, encoded message out."""
+Pieces = list[bytes]
+Unary = Callable[[bytes, Context], Awaitable[bytes | Pieces]]
+"""Encoded message in, encoded message out; one that may be huge comes in pieces."""
 ServerStream = Callable[[bytes, Context], AsyncGenerator[bytes, None]]
 ClientStream = Callable[[AsyncIterator[bytes], Context], Awaitable[bytes]]
 
@@ -119,7 +120,9 @@ def in_binary(spec: MethodSpec, method: str, schema: Schema) -> MethodSpec:
         call = spec.unary
 
         async def unary_call(raw: bytes, context: Context) -> bytes:
-            return schema.from_json(await call(schema.to_json(raw, asked), context), answered)
+            answer = await call(schema.to_json(raw, asked), context)
+            whole = b"".join(answer) if isinstance(answer, list) else answer
+            return schema.from_json(whole, answered)
 
         return unary(unary_call)
     if spec.server_stream is not None:
@@ -155,7 +158,16 @@ async def answer_unary(handler: Unary, request: Request, content_type: str) -> R
                 raise DeadlineExceeded("the call took longer than its timeout") from None
     except Exception as exc:
         return plain_error(understood(exc, request))
-    return Response(200, [("Content-Type", content_type)], answer)
+    if isinstance(answer, bytes) or len(answer) == 1:
+        whole = answer if isinstance(answer, bytes) else answer[0]
+        return Response(200, [("Content-Type", content_type)], whole)
+    return Response(200, [("Content-Type", content_type)], one_by_one(answer))
+
+
+async def one_by_one(pieces: Pieces) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+        await asyncio.sleep(0)
 
 
 async def answer_lines(handler: ServerStream, request: Request) -> Response:

@@ -46,6 +46,8 @@ class ServiceError(Exception):
         detail: str | None = None,
         retryable: bool | None = None,
     ) -> None:
+        # Names of files and users may have any bytes, which come here as lone surrogates: no protocol can send those.
+        message = message.encode(errors="backslashreplace").decode()
         super().__init__(message)
         self.message = message
         self.reason = reason

@@ -66,7 +66,7 @@ class App:
         names = OwnerNames(users=self.users.user_file, groups=self.users.group_file)
         self.requests = Requests(config, self.users, Filesystem(names))
         self.processes = Processes(config)
-        self.meter = Meter()
+        self.meter = Meter(config)
         self.methods: Mapping[str, MethodSpec] = {
             **ProcessService(self.processes, self.requests).methods(),
             **filesystem.methods(self.requests),

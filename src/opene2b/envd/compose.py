@@ -5,8 +5,7 @@ Source: E2B envd contract, `{source_paths, destination, username}`.
 
 import asyncio
 import os
-import stat as modes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -14,6 +13,7 @@ import msgspec
 from opene2b.connect.http import Request, Response
 from opene2b.core.errors import InvalidArgument, PathNotFound
 from opene2b.envd import paths
+from opene2b.envd.filesystem import opening
 from opene2b.envd.filesystem.faults import checked, printable, translate
 from opene2b.envd.filesystem.incoming import IncomingFile
 from opene2b.envd.filesystem.owners import Owner
@@ -23,6 +23,10 @@ from opene2b.envd.users import User
 BODY_LIMIT_BYTES = 4 << 20
 MOST_SOURCES = 10_000
 READ_BYTES = 1 << 20
+
+
+Identity = tuple[int, int]
+"""Device and inode."""
 
 
 class ComposeRequest(msgspec.Struct):
@@ -54,14 +58,10 @@ async def compose(request: Request, requests: Requests) -> Response:
     sources = [resolve(path) for path in message.source_paths]
     owner = Owner(uid=user.uid, gid=user.gid)
     with IncomingFile(destination, owner=owner, metadata={}) as file:
-        for source in sources:
-            await asyncio.to_thread(append, file, source)
+        taken = [(source, await asyncio.to_thread(append, file, source)) for source in sources]
         file.seal()
         await file.commit()
-    for source in sources:
-        if source != destination:
-            with suppress(FileNotFoundError):
-                os.unlink(source)
+    await asyncio.to_thread(remove_taken, taken, destination)
     entry = await requests.controller.stat(destination)
     return Response(200, [("Content-Type", "application/json")], msgspec.json.encode(entry))
 
@@ -70,20 +70,30 @@ def resolver(user: User, default_workdir: str | None) -> Callable[[str], str]:
     return lambda path: paths.resolve(checked(path), user, default_workdir)
 
 
-def append(file: IncomingFile, source: str) -> None:
+def remove_taken(taken: Sequence[tuple[str, Identity]], destination: str) -> None:
+    """Remove the sources: not what has been put in their place meanwhile, and not the result under another name."""
+    result = identity(os.stat(destination))
+    for source, was in taken:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            now = identity(os.stat(source))
+            if now == was and now != result:
+                os.unlink(source)
+
+
+def append(file: IncomingFile, source: str) -> Identity:
     try:
-        # NONBLOCK: a FIFO put in the place of the file must not hang us.
-        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError as exc:
+        fd, status = opening.open_regular(source)
+    except PathNotFound as exc:
         raise PathNotFound(f"source '{printable(source)}' not found") from exc
-    except OSError as exc:
-        raise translate(exc, "read", source) from exc
     try:
-        if not modes.S_ISREG(os.fstat(fd).st_mode):
-            raise InvalidArgument(f"source '{printable(source)}' is not a regular file")
         while chunk := os.read(fd, READ_BYTES):
             file.write(chunk)
     except OSError as exc:
         raise translate(exc, "read", source) from exc
     finally:
         os.close(fd)
+    return identity(status)
+
+
+def identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino

@@ -14,5 +14,8 @@ class Config:
     default_user: str = "user"
     default_workdir: str | None = None
     """None: the home of the request's user."""
+    cpu_count: int | None = None
+    """Of the sandbox; None: all that the machine has."""
+    memory_bytes: int | None = None
     write_marks: bool = False
     """Write the files below /run/e2b that programs know a sandbox by."""

@@ -7,7 +7,6 @@ Source: E2B envd contract, GET /files and POST /files.
 import asyncio
 import os
 import re
-import stat as modes
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from typing import Any, Protocol, Self
@@ -16,10 +15,10 @@ from urllib.parse import quote
 import msgspec
 
 from opene2b.connect.http import FileBody, Request, Response
-from opene2b.core.errors import InvalidArgument, PathNotFound
+from opene2b.core.errors import InvalidArgument
 from opene2b.envd import gzip_stream, ranges
-from opene2b.envd.filesystem import metadata
-from opene2b.envd.filesystem.faults import checked, printable, translate
+from opene2b.envd.filesystem import metadata, opening
+from opene2b.envd.filesystem.faults import checked, printable
 from opene2b.envd.filesystem.incoming import IncomingFile
 from opene2b.envd.filesystem.owners import Owner
 from opene2b.envd.multipart import MultipartParser, PartBegin, PartData, boundary_of
@@ -51,39 +50,13 @@ async def download(request: Request, state: State) -> Response:
         PathNotFound: there is none.
     """
     path, _ = state.place(request, checked(_required_path(request)))
-    fd, status = _open_regular(path)
+    fd, status = opening.open_regular(path)
     with ExitStack() as stack:
         stack.callback(os.close, fd)
         response = _answer(request, path, fd, status)
         if not isinstance(response.body, bytes):
             stack.pop_all()  # the body closes it
     return response
-
-
-def _open_regular(path: str) -> tuple[int, os.stat_result]:
-    try:
-        # Looked at before it is opened: opening a device can already do something to it.
-        _require_regular(path, os.stat(path))
-        # Non-blocking: a FIFO put there meanwhile has nobody at its other end.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError) as exc:
-        raise PathNotFound(f"path '{printable(path)}' does not exist") from exc
-    except OSError as exc:
-        raise translate(exc, "read", path) from exc
-    try:
-        status = os.fstat(fd)
-        _require_regular(path, status)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd, status
-
-
-def _require_regular(path: str, status: os.stat_result) -> None:
-    if modes.S_ISDIR(status.st_mode):
-        raise InvalidArgument(f"path '{printable(path)}' is a directory")
-    if not modes.S_ISREG(status.st_mode):
-        raise InvalidArgument(f"path '{printable(path)}' is not a regular file")
 
 
 def _answer(request: Request, path: str, fd: int, status: os.stat_result) -> Response:

@@ -36,6 +36,8 @@ def serve(
     # starts gets the defaults back (subprocess does that).
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_IGN)
+    # A terminal of the guest's is never ours. A handler and not SIG_IGN, which what envd starts would inherit.
+    signal.signal(signal.SIGHUP, lambda *_: None)
     credentials.share_one_arena()
     random.seed()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -71,7 +73,9 @@ def write_marks(config: Config) -> None:
     try:
         os.makedirs(MARKS, mode=0o755, exist_ok=True)
         for name, value in values.items():
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
+            flags = (
+                os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+            )
             fd = os.open(f"{MARKS}/{name}", flags, 0o644)
             with os.fdopen(fd, "w") as file:
                 file.write(value)

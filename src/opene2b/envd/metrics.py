@@ -1,4 +1,4 @@
-"""What the sandbox uses, from /proc, the cgroup where it can be seen, and statvfs.
+"""What the sandbox uses: its own processes by /proc, its disk by statvfs. The rest of /proc tells of the whole machine.
 
 Source: E2B envd contract, GET /metrics.
 """
@@ -7,6 +7,11 @@ import os
 import time
 
 import msgspec
+
+from opene2b.envd.config import Config
+
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Metrics(msgspec.Struct, kw_only=True):
@@ -23,47 +28,63 @@ class Metrics(msgspec.Struct, kw_only=True):
 
 
 class Meter:
-    """Remembers the processor times of the last reading: usage is a difference."""
+    """Remembers the processor time of the last reading: usage is a difference."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config) -> None:
+        self.config = config
         self.last: tuple[float, float] | None = None
 
     def read(self) -> Metrics:
-        busy, total = processor_times()
+        busy_s, memory = of_processes()
+        now = time.monotonic()
+        cores = self.config.cpu_count or os.cpu_count() or 1
         used = 0.0
-        if self.last is not None and total > self.last[1]:
-            used = 100.0 * (busy - self.last[0]) / (total - self.last[1])
-        self.last = (busy, total)
-        memory = memory_bytes()
-        available = memory.get("MemAvailable", 0)
-        size = memory.get("MemTotal", 0)
+        if self.last is not None and now > self.last[1]:
+            used = 100.0 * (busy_s - self.last[0]) / (now - self.last[1]) / cores
+        self.last = (busy_s, now)
+        machine = of_machine()
+        size = self.config.memory_bytes or machine.get("MemTotal", 0)
         disk = os.statvfs("/")
         return Metrics(
             ts=int(time.time()),
-            cpu_count=os.cpu_count() or 1,
-            cpu_used_pct=round(max(used, 0.0), 2),
+            cpu_count=cores,
+            cpu_used_pct=round(min(max(used, 0.0), 100.0), 2),
             mem_total=size,
-            mem_used=max(size - available, 0),
-            mem_cache=memory.get("Cached", 0),
+            mem_used=min(memory, size),
+            # Of files that were read, the kernel tells a sandbox nothing.
+            mem_cache=0,
             mem_total_mib=size >> 20,
-            mem_used_mib=max(size - available, 0) >> 20,
+            mem_used_mib=min(memory, size) >> 20,
             disk_used=(disk.f_blocks - disk.f_bfree) * disk.f_frsize,
             disk_total=disk.f_blocks * disk.f_frsize,
         )
 
 
-def processor_times() -> tuple[float, float]:
-    """(busy, total) ticks since boot."""
+def of_processes() -> tuple[float, int]:
+    """Seconds of processor time of all processes, those that they reaped included, and their own memory in bytes."""
+    ticks = pages = 0
     try:
-        with open("/proc/stat", "rb") as file:
-            fields = [int(text) for text in file.readline().split()[1:9]]
-    except (OSError, ValueError):
-        return 0.0, 0.0
-    idle = fields[3] + fields[4] if len(fields) > 4 else 0
-    return float(sum(fields) - idle), float(sum(fields))
+        names = os.listdir("/proc")
+    except OSError:
+        # A guest may have no /proc: then it is unknown, which the contract writes as 0.
+        return 0.0, 0
+    for name in names:
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+            with open(f"/proc/{name}/statm", "rb") as file:
+                sizes = file.read().split()
+        except OSError:
+            continue  # it has ended
+        # utime, stime, and both of its reaped children
+        ticks += sum(int(field) for field in fields[11:15])
+        pages += int(sizes[1]) - int(sizes[2])
+    return ticks / TICKS, pages * PAGE_BYTES
 
 
-def memory_bytes() -> dict[str, int]:
+def of_machine() -> dict[str, int]:
     found = {}
     try:
         with open("/proc/meminfo", "rb") as file:
@@ -73,6 +94,5 @@ def memory_bytes() -> dict[str, int]:
                 if fields and fields[0].isdigit():
                     found[name.decode("ascii", "replace")] = int(fields[0]) << 10
     except OSError:
-        # A guest may have no /proc: then these are unknown, which the contract writes as 0.
         return found
     return found

@@ -66,7 +66,7 @@ def stamp(path: str) -> object:
 def read(path: str) -> str:
     try:
         # O_NONBLOCK: a FIFO in its place must not stop envd.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
         return ""
     try:

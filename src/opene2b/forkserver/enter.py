@@ -14,7 +14,7 @@ from pathlib import Path
 from opene2b.linux import cgroups, syscalls
 from opene2b.linux.cgroups import Hierarchies
 
-NAMESPACES = ("ipc", "uts", "net", "pid", "mnt", "user")
+NAMESPACES = ("cgroup", "ipc", "uts", "net", "pid", "mnt", "user")
 """User last: the others belong to the host's root until then."""
 
 ENVD_PORT = 49983

@@ -208,6 +208,8 @@ class ForkServer:
                 env_vars=plan.envd.env_vars,
                 default_user=plan.envd.default_user,
                 default_workdir=plan.envd.default_workdir,
+                cpu_count=plan.envd.cpu_count,
+                memory_bytes=plan.envd.memory_bytes,
                 write_marks=True,
             )
 

@@ -22,6 +22,8 @@ class Envd(msgspec.Struct, frozen=True, kw_only=True):
     env_vars: dict[str, str]
     default_user: str
     default_workdir: str | None
+    cpu_count: int
+    memory_bytes: int
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

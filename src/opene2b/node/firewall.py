@@ -61,13 +61,14 @@ table inet {name} {{
   }}
   chain forward {{
     type filter hook forward priority filter; policy accept;
+    ip daddr @offline drop
     ip daddr {subnet} oifname "{INTERFACE_PREFIX}*" ct state established,related accept
     ip daddr {subnet} drop
     ip saddr {subnet} jump outward
   }}
   chain outward {{
-    ct state established,related accept
     ip saddr @offline drop
+    ct state established,related accept
     {servers}
     ip daddr {{ {", ".join(PRIVATE)} }} drop
     accept

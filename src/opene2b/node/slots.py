@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from opene2b.core.errors import NoCapacity
-from opene2b.linux import syscalls
+from opene2b.linux import conntrack, syscalls
 from opene2b.linux.netlink import Rtnetlink
 from opene2b.node import firewall
 from opene2b.runtime.protocol import NetworkPlace
@@ -143,9 +143,11 @@ class Slots:
         return place
 
     async def give_back(self, index: int) -> None:
-        """The place may be used again: nothing of its sandbox is left."""
+        """The place may be used again: nothing of its sandbox is left, its connections included."""
+        address = str(self.guest_address(index))
+        await asyncio.get_running_loop().run_in_executor(self.executor, conntrack.forget, address)
         if index in self.offline:
-            await self.set_offline(str(self.guest_address(index)), offline=False)
+            await self.set_offline(address, offline=False)
             self.offline.discard(index)
         self.used.discard(index)
         self.ready.append(index)

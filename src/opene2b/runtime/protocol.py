@@ -136,11 +136,12 @@ class Runtime(Protocol):
         ...
 
     async def destroy(self, handle: Handle) -> None:
-        """Free everything that start acquired. Repeatable; after `stop`."""
+        """Free everything that start acquired, but for files below the spec's directory: what a guest wrote may take
+        long to remove, and goes with the directory, which is its maker's. Repeatable; after `stop`."""
         ...
 
     async def undo(self, spec_directory: Path, sandbox_id: SandboxId) -> None:
-        """Remove what a start that never reported left behind (the agent was killed in its middle)."""
+        """As `destroy`, for a start that never reported (the agent was killed in its middle)."""
         ...
 
     def netns_path(self, handle: Handle) -> Path | None:

@@ -1,6 +1,8 @@
 """POST /files/compose of a real envd."""
 
 import os
+import pty
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +82,36 @@ def test_compose_needs_the_token(envd, tmp_path):
     answer = envd.http.post("/files/compose", json={}, headers={"X-Access-Token": "wrong"})
 
     assert answer.status_code == 401
+
+
+def test_a_part_under_another_name_of_the_destination_is_not_lost(envd, tmp_path):
+    sources = parts(tmp_path, b"A", b"B")
+    (tmp_path / "link").symlink_to(sources[0])
+    answer = compose(envd, sources, tmp_path / "link")
+
+    assert answer.status_code == 200
+    assert (tmp_path / "link").read_bytes() == b"AB"
+    assert sources[0].read_bytes() == b"AB"
+    assert not sources[1].exists()
+
+
+def test_a_part_that_is_reached_through_a_linked_directory_is_not_lost(envd, tmp_path):
+    sources = parts(tmp_path, b"A", b"B")
+    (tmp_path / "again").symlink_to(tmp_path)
+    answer = compose(envd, [tmp_path / "again" / sources[0].name, sources[1]], sources[0])
+
+    assert answer.status_code == 200
+    assert sources[0].read_bytes() == b"AB"
+
+
+def test_a_terminal_among_the_parts_is_refused_and_does_not_become_envd_s(envd, tmp_path):
+    master, slave = pty.openpty()
+    try:
+        answer = compose(envd, [os.ttyname(slave)], tmp_path / "whole")
+    finally:
+        os.close(slave)
+        os.close(master)
+
+    assert answer.status_code == 400
+    assert envd.http.get("/health").status_code == 204
+    assert Path(f"/proc/{envd.pid}/stat").read_text().rpartition(")")[2].split()[4] == "0"

@@ -11,8 +11,9 @@ import heapq
 import os
 import secrets
 import stat as modes
-from collections.abc import Iterable, Iterator
-from typing import Any
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from opene2b.core.errors import AlreadyExists, InvalidArgument, PathNotFound
 from opene2b.envd.filesystem import copying, entries, tree
@@ -20,8 +21,12 @@ from opene2b.envd.filesystem.faults import checked, printable, translate
 from opene2b.envd.filesystem.incoming import PART_PREFIX
 from opene2b.envd.filesystem.owners import Owner, OwnerNames
 
+T = TypeVar("T")
+
 # Names sorted in one go: a sort keeps the interpreter to itself until it is done.
 _RUN = 8192
+_WALKS = 2
+"""At once: the other threads stay for calls that take no time."""
 
 
 class Controller:
@@ -29,6 +34,7 @@ class Controller:
 
     def __init__(self, names: OwnerNames) -> None:
         self._names = names
+        self._walks = asyncio.Semaphore(_WALKS)
 
     async def stat(self, path: str) -> dict[str, Any]:
         """The entry of a path.
@@ -38,7 +44,9 @@ class Controller:
         """
         return await asyncio.to_thread(self._stat, checked(path))
 
-    async def list_dir(self, path: str, *, depth: int) -> list[dict[str, Any]]:
+    async def list_dir(
+        self, path: str, *, depth: int, each: Callable[[dict[str, Any]], T]
+    ) -> list[T]:
         """Everything below a directory down to `depth` levels, each directory before its content.
 
         Names of one directory come in the order of their bytes. Symlinks are not descended into,
@@ -46,11 +54,20 @@ class Controller:
 
         Args:
             depth: Levels, 1 for the directory's own names; 0 means 1.
+            each: What is wanted of an entry; called in the thread, for there may be a million.
         Raises:
             PathNotFound: no such directory.
             InvalidArgument: it is not a directory.
         """
-        return await asyncio.to_thread(self._list_dir, checked(path), max(depth, 1))
+        stop = threading.Event()
+        async with self._walks:
+            try:
+                return await asyncio.to_thread(
+                    self._list_dir, checked(path), max(depth, 1), stop, each
+                )
+            finally:
+                # Nobody waits for it any more: a thread cannot be cancelled.
+                stop.set()
 
     async def entries_below(self, root: str, paths: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Path below the root ("." is the root itself) -> its entry, of those that are there."""
@@ -97,11 +114,18 @@ class Controller:
                 raise PathNotFound(f"path '{printable(path)}' not found") from exc
             raise translate(exc, "look at", path) from exc
 
-    def _list_dir(self, path: str, depth: int) -> list[dict[str, Any]]:
+    def _list_dir(
+        self, path: str, depth: int, stop: threading.Event, each: Callable[[dict[str, Any]], T]
+    ) -> list[T]:
         try:
             if not modes.S_ISDIR(os.stat(path).st_mode):
                 raise InvalidArgument(f"path '{printable(path)}' is not a directory")
-            return list(self._walk(path, depth))
+            found: list[T] = []
+            for entry in self._walk(path, depth):
+                if stop.is_set():
+                    break
+                found.append(each(entry))
+            return found
         except OSError as exc:
             raise translate(exc, "list", path) from exc
 

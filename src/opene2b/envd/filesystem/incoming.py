@@ -104,11 +104,11 @@ class IncomingFile:
         existing = self._existing
         try:
             metadata.write(self._fd, self.metadata)
+            # wire: who writes a file owns it from then on; its mode stays
+            give(self._fd, self._owner)
             if existing is None:
-                give(self._fd, self._owner)
                 os.fchmod(self._fd, _NEW_FILE_MODE)
             else:
-                give(self._fd, Owner(uid=existing.st_uid, gid=existing.st_gid))
                 os.fchmod(self._fd, modes.S_IMODE(existing.st_mode) & 0o777)
         except OSError as exc:
             raise translate(exc, "write", self.path) from exc
@@ -143,7 +143,7 @@ class IncomingFile:
     async def _overwrite(self) -> None:
         assert self._part is not None
         reading = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-        writing = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        writing = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
         with ExitStack() as stack:
             source = os.open(self._part, reading, dir_fd=self._directory)
             stack.callback(os.close, source)

@@ -33,7 +33,7 @@ class Names:
     def _refresh(self) -> None:
         try:
             # O_NONBLOCK: a FIFO in its place must not stop envd.
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError:
             self._version, self._names = None, {}
             return

@@ -3,23 +3,26 @@
 Source: E2B envd contract, filesystem.proto.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
 
 from opene2b.connect.http import Request
-from opene2b.connect.server import Context, MethodSpec, unary
+from opene2b.connect.server import Context, MethodSpec, Pieces, unary
 from opene2b.core.errors import InvalidArgument
 from opene2b.envd.filesystem.controller import Controller
 from opene2b.envd.filesystem.faults import checked
 from opene2b.envd.filesystem.owners import Owner
 
 SERVICE = "filesystem.Filesystem"
+_PIECE = 1000
+"""Entries of a listing that are sent together."""
 
 Place = Callable[[str], tuple[str, Owner]]
 """From a path as sent to its absolute form and the user of the request."""
-Handler = Callable[[Controller, Place, Mapping[str, Any]], Awaitable[dict[str, Any]]]
+Handler = Callable[[Controller, Place, Mapping[str, Any]], Awaitable[dict[str, Any] | list[bytes]]]
 
 
 # `null` is the default in proto3 JSON, and a number may come as a string.
@@ -60,10 +63,20 @@ async def _stat(controller: Controller, place: Place, message: Mapping[str, Any]
 
 async def _list_dir(
     controller: Controller, place: Place, message: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> list[bytes]:
     request = _parsed(message, ListDirRequest)
     path, _ = place(request.path or "")
-    return {"entries": await controller.list_dir(path, depth=request.depth or 0)}
+    # Encoded one by one in the thread, and sent in pieces: a million at once would stop everybody else.
+    entries = await controller.list_dir(
+        path, depth=request.depth or 0, each=msgspec.json.Encoder().encode
+    )
+    if len(entries) <= _PIECE:
+        return [b'{"entries":[' + b",".join(entries) + b"]}"]
+    pieces = [b'{"entries":[']
+    for start in range(0, len(entries), _PIECE):
+        pieces += [b"," if start else b"", b",".join(entries[start : start + _PIECE])]
+        await asyncio.sleep(0)
+    return [*pieces, b"]}"]
 
 
 async def _make_dir(
@@ -117,8 +130,8 @@ def methods(state: State) -> Mapping[str, MethodSpec]:
     return {f"{SERVICE}/{name}": unary(_bound(call, state)) for name, call in HANDLERS.items()}
 
 
-def _bound(call: Handler, state: State) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    async def answer(body: bytes, context: Context) -> bytes:
+def _bound(call: Handler, state: State) -> Callable[[bytes, Context], Awaitable[Pieces]]:
+    async def answer(body: bytes, context: Context) -> Pieces:
         try:
             message = msgspec.json.decode(body or b"{}", type=dict[str, Any])
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -126,6 +139,6 @@ def _bound(call: Handler, state: State) -> Callable[[bytes, Context], Awaitable[
         reply = await call(
             state.controller, lambda path: state.place(context.request, checked(path)), message
         )
-        return msgspec.json.encode(reply)
+        return reply if isinstance(reply, list) else [msgspec.json.encode(reply)]
 
     return answer

@@ -4,6 +4,7 @@ Source: E2B envd contract, WatchDir, CreateWatcher, GetWatcherEvents, RemoveWatc
 """
 
 import asyncio
+import math
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Protocol
@@ -74,19 +75,22 @@ class WatchService:
         message = codec.decode(raw, WatchRequest)
         watch = await self.begin(message, context)
         interval_s = keepalive.interval(context.request)
+        clock = asyncio.get_running_loop().time
+        until = math.inf if context.timeout_s is None else clock() + context.timeout_s
         try:
-            async with asyncio.timeout(context.timeout_s):
-                yield STARTED
-                while True:
-                    for event in await self.events(watch, watch.take(), message.include_entry):
-                        yield msgspec.json.encode({"filesystem": event})
-                    try:
-                        async with asyncio.timeout(interval_s):
-                            await watch.arrived.wait()
-                    except TimeoutError:
+            yield STARTED
+            while True:
+                for event in await self.events(watch, watch.take(), message.include_entry):
+                    yield msgspec.json.encode({"filesystem": event})
+                left_s = until - clock()
+                if left_s <= 0:
+                    raise DeadlineExceeded("the time to watch is over")
+                try:
+                    async with asyncio.timeout(min(interval_s, left_s)):
+                        await watch.arrived.wait()
+                except TimeoutError:
+                    if left_s > interval_s:
                         yield KEEPALIVE
-        except TimeoutError:
-            raise DeadlineExceeded("the time to watch is over") from None
         finally:
             self.watching.forget(watch)
 

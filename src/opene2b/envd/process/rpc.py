@@ -1,6 +1,7 @@
 """process.Process on the wire. Source: E2B envd contract, process.proto and its semantics."""
 
 import asyncio
+import math
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
@@ -83,28 +84,33 @@ class ProcessService:
     async def connect(self, raw: bytes, context: Context) -> AsyncGenerator[bytes, None]:
         selector = selected(codec.decode(raw, ConnectRequest).process)
         process = self.controller.find_or_recall(pid=selector.pid, tag=selector.tag)
-        try:
-            # Ends the listening only: the lifetime of the process was set by its start.
-            async with asyncio.timeout(context.timeout_s):
-                async for event in self.events(process, context.request):
-                    yield event
-        except TimeoutError:
-            raise DeadlineExceeded("the time to listen is over") from None
+        # Ends the listening only: the lifetime of the process was set by its start.
+        async for event in self.events(process, context.request, limit_s=context.timeout_s):
+            yield event
 
     async def events(
-        self, process: Process | Remembered, request: Request
+        self, process: Process | Remembered, request: Request, *, limit_s: float | None = None
     ) -> AsyncGenerator[bytes, None]:
-        """Until the end event. Leaving early leaves the process alone."""
+        """Until the end event. Leaving early leaves the process alone.
+
+        Raises DeadlineExceeded when the time is over: looked at between events, for nothing may be cut off in its
+        middle by a reader that is slow.
+        """
         interval = keepalive.interval(request)
+        clock = asyncio.get_running_loop().time
+        until = math.inf if limit_s is None else clock() + limit_s
         subscriber: Subscriber = process.subscribe()
         try:
             while True:
                 event = subscriber.take()
+                if event is None and subscriber.ended:
+                    return
+                left_s = until - clock()
+                if left_s <= 0:
+                    raise DeadlineExceeded("the time to listen is over")
                 if event is not None:
                     yield event
-                elif subscriber.ended:
-                    return
-                elif not await subscriber.wait(interval):
+                elif not await subscriber.wait(min(interval, left_s)) and left_s > interval:
                     yield KEEPALIVE_EVENT
         finally:
             process.unsubscribe(subscriber)

@@ -1,6 +1,7 @@
 """The OCI driver: sandboxes as containers made by crun or runc, with envd forked into them."""
 
 import asyncio
+import contextlib
 import errno
 import json
 import logging
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 
 BINARIES = ("crun", "runc")
 ENVD_RETRY_S = 0.2
+ENVD_STEADY_S = 10.0
+"""One that lived as long as this is started again at once."""
+ENVD_PAUSE_LIMIT_S = 10.0
 """Between tries to bring envd back: the guest may hold its port."""
 
 
@@ -148,7 +152,11 @@ class OciRuntime:
                 hide_unified_cgroups="crun" in self.command[0]
                 and self.hierarchies.layout is Layout.HYBRID,
                 capabilities=capability_mask(),
-                envd=Envd(**{**asdict(spec.envd), "env_vars": dict(spec.envd.env_vars)}),
+                envd=Envd(
+                    **{**asdict(spec.envd), "env_vars": dict(spec.envd.env_vars)},
+                    cpu_count=spec.resources.cpu_count,
+                    memory_bytes=spec.resources.memory_mib << 20,
+                ),
             ),
         )
 
@@ -166,11 +174,22 @@ class OciRuntime:
 
     async def keep_envd(self, handle: dict[str, Any]) -> None:
         pid, started = handle["envd_pid"], handle["envd_started"]
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        pause_s = 0.0
         while True:
             await ended(pid, started)
             if processes.start_time(handle["init_pid"]) != handle["init_started"]:
                 return
-            log.warning("envd_ended", extra={"sandbox_id": handle["sandbox_id"]})
+            # A guest that ends it again and again must not make the host work for it.
+            if clock() - begun > ENVD_STEADY_S:
+                pause_s = 0.0
+            log.warning(
+                "envd_ended", extra={"sandbox_id": handle["sandbox_id"], "pause_s": pause_s}
+            )
+            await asyncio.sleep(pause_s)
+            pause_s = min(max(pause_s * 2, ENVD_RETRY_S), ENVD_PAUSE_LIMIT_S)
+            begun = clock()
             try:
                 again = await self.forkserver.start_envd(Path(handle["directory"]))
             except (OSError, ServiceError) as exc:
@@ -178,7 +197,6 @@ class OciRuntime:
                     "envd_start_refused",
                     extra={"sandbox_id": handle["sandbox_id"], "detail": str(exc)},
                 )
-                await asyncio.sleep(ENVD_RETRY_S)
                 continue
             pid, started = again.envd_pid, again.envd_started
 
@@ -232,12 +250,13 @@ class OciRuntime:
                     detail=said.decode(errors="replace"),
                 )
         await asyncio.to_thread(self.remove_groups, sandbox_id)
-        await asyncio.to_thread(empty, spec_directory)
+        # What the guest wrote goes with the directory, which is its maker's: removing it may take long.
 
     def remove_groups(self, sandbox_id: str) -> None:
         for directory in cgroups.named(specs.cgroup_path(sandbox_id), self.hierarchies):
             for pid in (directory / "cgroup.procs").read_text().split():
-                os.kill(int(pid), signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
             cgroups.remove(directory)
 
     async def prepare(self, index: int) -> None:
@@ -322,12 +341,3 @@ def terminate(pid: int) -> None:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
         return
-
-
-def empty(directory: Path) -> None:
-    """Remove all that `start` put below a sandbox's directory, what the guest wrote included."""
-    for entry in os.scandir(directory) if directory.exists() else ():
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)

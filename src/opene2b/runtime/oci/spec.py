@@ -96,6 +96,7 @@ def config(
                 {"type": "ipc"},
                 {"type": "uts"},
                 {"type": "mount"},
+                {"type": "cgroup"},
                 {"type": "network", "path": netns_path},
             ],
             "cgroupsPath": cgroup_path(sandbox_id),

@@ -20,7 +20,7 @@ def controller() -> Controller:
 
 
 async def paths_in(controller: Controller, top: Path, depth: int = 1) -> list[str]:
-    entries = await controller.list_dir(str(top), depth=depth)
+    entries = await controller.list_dir(str(top), depth=depth, each=dict)
     return [entry["path"].removeprefix(f"{top}/") for entry in entries]
 
 
@@ -87,19 +87,19 @@ async def test_listing_a_file_is_an_invalid_argument(
     (tmp_path / "f").touch()
 
     with pytest.raises(InvalidArgument):
-        await controller.list_dir(str(tmp_path / "f"), depth=1)
+        await controller.list_dir(str(tmp_path / "f"), depth=1, each=dict)
 
 
 async def test_listing_what_is_missing_is_not_found(controller: Controller, tmp_path: Path) -> None:
     with pytest.raises(PathNotFound):
-        await controller.list_dir(str(tmp_path / "none"), depth=1)
+        await controller.list_dir(str(tmp_path / "none"), depth=1, each=dict)
 
 
 @pytest.mark.slow
 async def test_a_large_listing_lets_others_work(controller: Controller, tmp_path: Path) -> None:
     for number in range(20_000):
         (tmp_path / f"{number:05}").touch()
-    listing = asyncio.create_task(controller.list_dir(str(tmp_path), depth=1))
+    listing = asyncio.create_task(controller.list_dir(str(tmp_path), depth=1, each=dict))
     turns = 0
     while not listing.done():
         await asyncio.sleep(0)

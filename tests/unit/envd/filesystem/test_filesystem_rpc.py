@@ -1,5 +1,6 @@
 """The messages of the Filesystem service."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from opene2b.envd.filesystem.rpc import HANDLERS
 async def call(home: Path, method: str, message: dict[str, Any]) -> dict[str, Any]:
     owner = Owner(uid=os.getuid(), gid=os.getgid())
     controller = Controller(OwnerNames())
-    return await HANDLERS[method](controller, lambda path: (str(home / path), owner), message)
+    answer = await HANDLERS[method](controller, lambda path: (str(home / path), owner), message)
+    return json.loads(b"".join(answer)) if isinstance(answer, list) else answer
 
 
 async def test_a_life_of_a_directory(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ async def test_a_file_that_is_a_mount_is_written_in_place(
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-async def test_new_files_and_parents_belong_to_the_user_and_old_ones_to_their_owner(
+async def test_files_belong_to_who_wrote_them_and_new_parents_as_well(
     tmp_path: Path,
 ) -> None:
     user = Owner(uid=1234, gid=2345)
@@ -106,7 +106,7 @@ async def test_new_files_and_parents_belong_to_the_user_and_old_ones_to_their_ow
     assert [(owner.st_uid, owner.st_gid) for owner in owners] == [
         (1234, 2345),
         (1234, 2345),
-        (0, 0),
+        (1234, 2345),
     ]
 
 
