@@ -1,11 +1,21 @@
 """What guest root may not do to the host, tried from inside a real sandbox."""
 
 import os
+import subprocess
 import time
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from e2b import Sandbox
+import real_server
+from e2b import (
+    AuthenticationException,
+    InvalidArgumentException,
+    NotFoundException,
+    Sandbox,
+)
+
+from opene2b.node import firewall
 
 
 @pytest.fixture(scope="module")
@@ -234,3 +244,92 @@ def test_sysfs_shows_the_sandbox_s_own_network(sandbox):
     assert run(sandbox, "ls /sys/class/net; touch /sys/x 2>&1 | grep -c 'Read-only'") == (
         "eth0\nlo\n1\n"
     )
+
+
+def test_the_sandbox_s_own_cgroup_is_the_root_of_what_it_sees(sandbox):
+    groups = run(sandbox, "cat /proc/self/cgroup /proc/1/cgroup").splitlines()
+
+    assert {line.split(":", 2)[2] for line in groups} == {"/"}
+    assert run(sandbox, "readlink /proc/self/ns/cgroup").strip() != os.readlink(
+        "/proc/self/ns/cgroup"
+    )
+
+
+def test_a_sandbox_that_nests_directories_deeply_ends_and_leaves_nothing():
+    nested = Sandbox.create(timeout=60)
+    nested.commands.run("perl -e 'for (1..3000) { mkdir q(d); chdir q(d) or die }'")
+    killed = nested.kill()
+    until = time.monotonic() + 20
+    while left := [
+        path for path in real_server.HOME.glob("node/*/*") if nested.sandbox_id in path.name
+    ]:
+        assert time.monotonic() < until, left
+        time.sleep(0.1)
+
+    assert killed is True
+
+
+def test_killing_envd_again_and_again_costs_the_host_little():
+    restless = Sandbox.create(timeout=60)
+    loop = (
+        "end=$((SECONDS + 6)); while [ $SECONDS -lt $end ]; do pkill -9 -x envd; sleep 0.01; done"
+    )
+    restless.commands.run(f"setsid bash -c '{loop}' >/dev/null 2>&1 &", user="root")
+    time.sleep(6.5)
+    log = (real_server.HOME / "logs/node.log").read_text()
+    starts = log.count(f'"envd_ended", "sandbox_id": "{restless.sandbox_id}"')
+    starts = starts or sum(
+        "envd_ended" in line and restless.sandbox_id in line for line in log.splitlines()
+    )
+    restless.kill()
+
+    assert 1 <= starts < 12
+
+
+@pytest.mark.parametrize(
+    ("path", "user", "error"),
+    [
+        ("/tmp", None, InvalidArgumentException),
+        ("/proc/x", None, NotFoundException),
+        ("/tmp/x", "nobodyx", AuthenticationException),
+    ],
+)
+def test_a_refused_upload_has_its_own_error_and_not_that_of_a_lost_sandbox(
+    sandbox, path, user, error
+):
+    with pytest.raises(error):
+        sandbox.files.write(path, b"x" * (60 << 20), user=user)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/net/nf_conntrack").exists(), reason="the kernel shows no tracked connections"
+)
+def test_the_next_sandbox_of_an_address_has_none_of_its_connections(server):
+    tracked = Path("/proc/net/nf_conntrack")
+    talker = Sandbox.create(timeout=60)
+    address = talker.commands.run("hostname -I").stdout.strip()
+    # Nobody answers there; what counts is that the kernel tracks the flow.
+    talker.commands.run("echo x > /dev/udp/192.0.2.1/9")
+    during = tracked.read_text()
+    talker.kill()
+
+    assert f"src={address} " in during
+    assert f"src={address} " not in tracked.read_text()
+
+
+def test_a_sandbox_without_internet_access_may_not_go_on_with_old_flows(server):
+    rules = subprocess.run(
+        [
+            "nft",
+            "list",
+            "chain",
+            "inet",
+            firewall.table_name(ip_network(real_server.SUBNET)),
+            "outward",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    assert rules.index("@offline drop") < rules.index("established")
