@@ -86,6 +86,68 @@ test('a terminal runs a shell and is resized', async () => {
   assert.match(output, /40 100/)
 })
 
+test('input is closed, commands are connected to', async () => {
+  const handle = await sandbox.commands.run('cat', { background: true, stdin: true })
+  const other = await sandbox.commands.connect(handle.pid)
+  await sandbox.commands.sendStdin(handle.pid, 'typed')
+  if (sandbox.commands.closeStdin) await sandbox.commands.closeStdin(handle.pid)
+  else await handle.kill()
+  const ends = await Promise.allSettled([handle.wait(), other.wait()])
+  if (sandbox.commands.closeStdin) {
+    assert.deepEqual(ends.map((end) => end.value?.stdout), ['typed', 'typed'])
+  }
+})
+
+test('a command that takes too long is ended', async () => {
+  await assert.rejects(
+    sandbox.commands.run('sleep 20', { timeoutMs: 300 }),
+    (error) => error.name === 'TimeoutError',
+  )
+})
+
+test('files are read as text, bytes, blob and stream, and described', async () => {
+  await sandbox.files.write('forms', 'h\u00e4y')
+  assert.equal(await (await sandbox.files.read('forms', { format: 'blob' })).text(), 'h\u00e4y')
+  const parts = []
+  for await (const part of await sandbox.files.read('forms', { format: 'stream' })) parts.push(part)
+  assert.equal(Buffer.concat(parts).toString(), 'h\u00e4y')
+  const info = await sandbox.files.getInfo('forms')
+  assert.deepEqual([info.size, info.owner, info.permissions], [4, 'user', '-rw-r--r--'])
+  await sandbox.files.write([{ path: 'many1', data: '1' }, { path: 'many2', data: '2' }])
+  assert.equal(await sandbox.files.read('many2'), '2')
+  await assert.rejects(sandbox.files.read('none'), (error) => /NotFound/.test(error.name))
+  await assert.rejects(sandbox.files.read('/etc'), (error) => error.name === 'InvalidArgumentError')
+})
+
+test('a terminal is connected to and killed', async () => {
+  const shell = await sandbox.pty.create({ cols: 80, rows: 24, onData: () => {} })
+  const other = await sandbox.pty.connect(shell.pid, { onData: () => {} })
+  assert.equal(await sandbox.pty.kill(shell.pid), true)
+  const ends = await Promise.allSettled([shell.wait(), other.wait()])
+  assert.deepEqual(ends.map((end) => end.reason?.exitCode), [-1, -1])
+})
+
+test('git works', async () => {
+  const git = sandbox.git
+  await git.init('/home/user/origin.git', { bare: true, initialBranch: 'main' })
+  await git.init('/home/user/work', { initialBranch: 'main' })
+  await git.configureUser('Somebody', 's@example.com')
+  assert.equal(await git.getConfig('user.name'), 'Somebody')
+  await sandbox.files.write('/home/user/work/f', 'one')
+  assert.equal((await git.status('/home/user/work')).hasChanges, true)
+  await git.add('/home/user/work')
+  await git.commit('/home/user/work', 'first')
+  await git.remoteAdd('/home/user/work', 'origin', '/home/user/origin.git')
+  await git.push('/home/user/work', { remote: 'origin', branch: 'main' })
+  await git.createBranch('/home/user/work', 'other')
+  await git.checkoutBranch('/home/user/work', 'main')
+  await git.deleteBranch('/home/user/work', 'other')
+  assert.deepEqual((await git.branches('/home/user/work')).branches, ['main'])
+  await git.clone('/home/user/origin.git', { path: '/home/user/copy' })
+  await git.pull('/home/user/copy', { remote: 'origin', branch: 'main' })
+  assert.equal(await sandbox.files.read('/home/user/copy/f'), 'one')
+})
+
 test('a running sandbox is connected, listed and described', async () => {
   const again = await Sandbox.connect(sandbox.sandboxId)
   assert.equal((await again.commands.run('echo same')).stdout, 'same\n')
