@@ -37,17 +37,17 @@ encode = msgspec.json.Encoder().encode
 def decode(raw: bytes, kind: type[M]) -> M:
     """Raises InvalidArgument, saying which field does not fit."""
     try:
-        message: M = decoder(kind).decode(raw or b"{}")
-        return message
-    except msgspec.ValidationError:
-        pass
+        try:
+            message: M = decoder(kind).decode(raw or b"{}")
+            return message
+        except msgspec.ValidationError:
+            # What does not fit may be a null in place of a default. (Nor does it mean that the rest is JSON.)
+            value = without_nulls(msgspec.json.decode(raw))
+        return msgspec.convert(value, kind, strict=False, dec_hook=decode_blob)
+    except msgspec.ValidationError as exc:
+        raise InvalidArgument(f"message does not fit: {exc}") from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidArgument(f"message is not valid JSON: {exc}") from exc
-    try:
-        value = without_nulls(msgspec.json.decode(raw))
-        return msgspec.convert(value, kind, strict=False, dec_hook=decode_blob)
-    except (msgspec.ValidationError, RecursionError) as exc:
-        raise InvalidArgument(f"message does not fit: {exc}") from exc
 
 
 @cache

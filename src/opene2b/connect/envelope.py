@@ -6,7 +6,7 @@ Source: Connect protocol specification, streaming RPCs.
 import struct
 from collections.abc import Iterator
 
-from opene2b.core.errors import InvalidArgument, LimitExceeded, Unsupported
+from opene2b.core.errors import Internal, InvalidArgument, LimitExceeded
 
 COMPRESSED = 0x01
 END_STREAM = 0x02
@@ -30,14 +30,15 @@ class Decoder:
 
         Raises:
             LimitExceeded: a message is longer than the limit.
-            Unsupported: a message is compressed: no encoding but identity was agreed on.
+            Internal: a message is compressed: no encoding but identity was agreed on.
             InvalidArgument: flags that only a server may send, or none that exist.
         """
         self.buffer += data
         while len(self.buffer) >= HEAD.size:
             flags, length = HEAD.unpack_from(self.buffer)
             if flags & COMPRESSED:
-                raise Unsupported("compressed messages are not supported")
+                # The code that the specification gives to a compressed message where no compression was agreed on.
+                raise Internal("a compressed message where no compression was agreed on")
             if flags:
                 raise InvalidArgument(f"envelope has unknown flags {flags:#04x}")
             if length > self.limit:

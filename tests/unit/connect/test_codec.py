@@ -65,6 +65,7 @@ def test_bytes_are_read_in_both_alphabets_with_and_without_padding(data):
     [
         b"[]",
         b"1",
+        b"1\0",
         b"null",
         b'"x"',
         b"{",

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opene2b.connect import envelope
-from opene2b.core.errors import InvalidArgument, LimitExceeded, Unsupported
+from opene2b.core.errors import Internal, InvalidArgument, LimitExceeded
 
 
 @given(st.lists(st.binary(max_size=200)), st.integers(1, 50))
@@ -27,7 +27,7 @@ def test_a_message_over_the_limit_is_refused_before_it_has_arrived():
 
 
 @pytest.mark.parametrize(
-    ("flags", "error"), [(1, Unsupported), (2, InvalidArgument), (0x80, InvalidArgument)]
+    ("flags", "error"), [(1, Internal), (2, InvalidArgument), (0x80, InvalidArgument)]
 )
 def test_flags_that_a_client_may_not_send_are_refused(flags, error):
     decoder = envelope.Decoder(limit=10)
