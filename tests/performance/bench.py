@@ -23,6 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import real_server  # found beside, by the line above
+import transfers
 from e2b import Sandbox
 
 DOCKER_IMAGE = "opene2b-bench:1"
@@ -202,6 +203,8 @@ def main() -> None:
             measure(figures, arguments.rounds)
             measure_at_once(figures, arguments.at_once)
             measure_memory(figures, arguments.alive)
+            transfers.measure(figures.add, server.proxy_url)
+            transfers.measure_envd_memory(figures.add, server.proxy_url)
             measure_docker(figures, min(arguments.rounds, 20))
         finally:
             real_server.stop_server(process)

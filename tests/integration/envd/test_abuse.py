@@ -108,3 +108,16 @@ def test_metrics_are_of_the_processes_here(envd):
 
     assert 0 < seen["cpu_used_pct"] <= 100
     assert 0 < seen["mem_used"] <= seen["mem_total"]
+
+
+def test_a_slow_reader_slows_nobody_else(envd):
+    endless = {"cmd": "/bin/sh", "args": ["-c", "while :; do echo yyyyyyyyyyyyyyyyyyyyy; done"]}
+    with envd.open("process.Process/Start", {"process": endless, "stdin": False}) as started:
+        pid = next(envelopes(started.iter_raw()))["event"]["start"]["pid"]
+        time.sleep(0.5)  # its buffers are full by now
+        others = [envd.run("echo there")[-2]["event"]["end"]["status"] for _ in range(20)]
+        selected = {"process": {"pid": pid}}
+        killed = envd.rpc("process.Process/SendSignal", {**selected, "signal": "SIGNAL_SIGKILL"})
+
+    assert others == ["exit status 0"] * 20
+    assert killed.status_code == 200
