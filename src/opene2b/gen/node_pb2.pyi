@@ -14,11 +14,13 @@ class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PHASE_RUNNING: _ClassVar[Phase]
     PHASE_ENDED: _ClassVar[Phase]
     PHASE_STOPPING: _ClassVar[Phase]
+    PHASE_PAUSED: _ClassVar[Phase]
 PHASE_UNSPECIFIED: Phase
 PHASE_STARTING: Phase
 PHASE_RUNNING: Phase
 PHASE_ENDED: Phase
 PHASE_STOPPING: Phase
+PHASE_PAUSED: Phase
 
 class Resources(_message.Message):
     __slots__ = ("cpu_count", "memory_mib", "disk_mib", "pids")
@@ -86,6 +88,30 @@ class KillResponse(_message.Message):
     FOUND_FIELD_NUMBER: _ClassVar[int]
     found: bool
     def __init__(self, found: _Optional[bool] = ...) -> None: ...
+
+class PauseRequest(_message.Message):
+    __slots__ = ("sandbox_id", "execution_id")
+    SANDBOX_ID_FIELD_NUMBER: _ClassVar[int]
+    EXECUTION_ID_FIELD_NUMBER: _ClassVar[int]
+    sandbox_id: str
+    execution_id: str
+    def __init__(self, sandbox_id: _Optional[str] = ..., execution_id: _Optional[str] = ...) -> None: ...
+
+class PauseResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ResumeRequest(_message.Message):
+    __slots__ = ("sandbox_id", "execution_id")
+    SANDBOX_ID_FIELD_NUMBER: _ClassVar[int]
+    EXECUTION_ID_FIELD_NUMBER: _ClassVar[int]
+    sandbox_id: str
+    execution_id: str
+    def __init__(self, sandbox_id: _Optional[str] = ..., execution_id: _Optional[str] = ...) -> None: ...
+
+class ResumeResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class ListRequest(_message.Message):
     __slots__ = ()

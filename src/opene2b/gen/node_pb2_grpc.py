@@ -44,6 +44,16 @@ class NodeStub:
                 request_serializer=opene2b_dot_gen_dot_node__pb2.KillRequest.SerializeToString,
                 response_deserializer=opene2b_dot_gen_dot_node__pb2.KillResponse.FromString,
                 _registered_method=True)
+        self.Pause = channel.unary_unary(
+                '/opene2b.node.v1.Node/Pause',
+                request_serializer=opene2b_dot_gen_dot_node__pb2.PauseRequest.SerializeToString,
+                response_deserializer=opene2b_dot_gen_dot_node__pb2.PauseResponse.FromString,
+                _registered_method=True)
+        self.Resume = channel.unary_unary(
+                '/opene2b.node.v1.Node/Resume',
+                request_serializer=opene2b_dot_gen_dot_node__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=opene2b_dot_gen_dot_node__pb2.ResumeResponse.FromString,
+                _registered_method=True)
         self.List = channel.unary_unary(
                 '/opene2b.node.v1.Node/List',
                 request_serializer=opene2b_dot_gen_dot_node__pb2.ListRequest.SerializeToString,
@@ -76,6 +86,21 @@ class NodeServicer:
 
     def Kill(self, request, context):
         """End a sandbox and free all it used; also when it ended by itself, or never was: repeatable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Pause(self, request, context):
+        """Stop every process of a running sandbox where it stands, and reset its connections. Repeatable.
+        NOT_FOUND, FAILED_PRECONDITION (not running), UNIMPLEMENTED, DEADLINE_EXCEEDED (it runs on)
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Let it go on. Repeatable.  NOT_FOUND, FAILED_PRECONDITION (it has ended)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,6 +139,16 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Kill,
                     request_deserializer=opene2b_dot_gen_dot_node__pb2.KillRequest.FromString,
                     response_serializer=opene2b_dot_gen_dot_node__pb2.KillResponse.SerializeToString,
+            ),
+            'Pause': grpc.unary_unary_rpc_method_handler(
+                    servicer.Pause,
+                    request_deserializer=opene2b_dot_gen_dot_node__pb2.PauseRequest.FromString,
+                    response_serializer=opene2b_dot_gen_dot_node__pb2.PauseResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_unary_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=opene2b_dot_gen_dot_node__pb2.ResumeRequest.FromString,
+                    response_serializer=opene2b_dot_gen_dot_node__pb2.ResumeResponse.SerializeToString,
             ),
             'List': grpc.unary_unary_rpc_method_handler(
                     servicer.List,
@@ -185,6 +220,60 @@ class Node:
             '/opene2b.node.v1.Node/Kill',
             opene2b_dot_gen_dot_node__pb2.KillRequest.SerializeToString,
             opene2b_dot_gen_dot_node__pb2.KillResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pause(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/opene2b.node.v1.Node/Pause',
+            opene2b_dot_gen_dot_node__pb2.PauseRequest.SerializeToString,
+            opene2b_dot_gen_dot_node__pb2.PauseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/opene2b.node.v1.Node/Resume',
+            opene2b_dot_gen_dot_node__pb2.ResumeRequest.SerializeToString,
+            opene2b_dot_gen_dot_node__pb2.ResumeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,7 +3,7 @@
 import errno
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -76,6 +76,69 @@ def named(path: str, hierarchies: Hierarchies) -> Iterator[Path]:
 def join(directory: Path) -> None:
     """Move the calling process."""
     (directory / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def freeze(directories: Iterable[Path], *, limit_s: float = 10.0) -> bool:
+    """Stop every process of a group, and of the groups below it, where it stands; returns once all are.
+
+    Args:
+        directories: Of one group, in every hierarchy; one of them has the freezer.
+    Returns: False where no hierarchy has one.
+    Raises: TimeoutError when a process cannot be stopped in time; then all go on.
+    """
+    for directory in directories:
+        old, new = directory / "freezer.state", directory / "cgroup.freeze"
+        until = time.monotonic() + limit_s
+        if old.exists():
+            while True:
+                # Asked again and again: in version 1 one that was in the middle of a system call is passed over.
+                old.write_text("FROZEN")
+                if old.read_text().strip() == "FROZEN":
+                    return True
+                if time.monotonic() > until:
+                    old.write_text("THAWED")
+                    raise TimeoutError(f"{directory.name}: a process could not be frozen")
+                time.sleep(0.001)
+        if new.exists():
+            new.write_text("1")
+            while "frozen 1" not in (directory / "cgroup.events").read_text():
+                if time.monotonic() > until:
+                    new.write_text("0")
+                    raise TimeoutError(f"{directory.name}: a process could not be frozen")
+                time.sleep(0.001)
+            return True
+    return False
+
+
+def thaw(directories: Iterable[Path]) -> None:
+    """Let them go on; a no-op for those that are not frozen."""
+    for directory in directories:
+        for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+            if (directory / name).exists():
+                (directory / name).write_text(value)
+
+
+def is_frozen(directories: Iterable[Path]) -> bool:
+    for directory in directories:
+        old, new = directory / "freezer.state", directory / "cgroup.freeze"
+        if old.exists():
+            return old.read_text().strip() != "THAWED"
+        if new.exists():
+            return new.read_text().strip() == "1"
+    return False
+
+
+def reclaim(directories: Iterable[Path]) -> None:
+    """Ask the kernel to take back what memory it can (version 2, kernel >= 5.19): files' pages, and others to swap."""
+    for directory in directories:
+        control = directory / "memory.reclaim"
+        if control.exists():
+            try:
+                control.write_text((directory / "memory.current").read_text().strip())
+            except OSError as exc:
+                # It got less than was asked for: the ordinary outcome.
+                if exc.errno != errno.EAGAIN:
+                    raise
 
 
 def remove(directory: Path, *, limit_s: float = 2.0) -> None:

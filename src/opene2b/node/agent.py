@@ -19,11 +19,12 @@ from opene2b.core.errors import (
     AlreadyExists,
     DeadlineExceeded,
     Internal,
+    NotFound,
     OutOfSpace,
     ServiceError,
     WrongState,
 )
-from opene2b.core.ids import SandboxId
+from opene2b.core.ids import ExecutionId, SandboxId
 from opene2b.core.paths import Home
 from opene2b.node import images
 from opene2b.node.events import Events, Status
@@ -40,6 +41,7 @@ END_LIMIT_S = 30.0
 CLOSE_LIMIT_S = 5.0
 """What a closing agent gives to creates and kills under way; the next agent undoes or finishes the rest."""
 WATCH_RETRY_S = 1.0
+ALIVE = frozenset({Phase.RUNNING, Phase.PAUSED})
 TAKE_OVER_AT_ONCE = 16
 """Freeing a sandbox may start a process of the driver."""
 
@@ -122,7 +124,7 @@ class Agent:
         }
         await self.places.open(in_use)
         for live in self.live.values():
-            if live.entry.phase is Phase.RUNNING:
+            if live.entry.phase in ALIVE:
                 self.watch(live)
         log.info("agent_open", extra={"sandboxes": len(self.live)})
 
@@ -133,7 +135,7 @@ class Agent:
                 await self.undo_start(sandbox_id)
                 return
             live = Live(entry)
-            if entry.phase is Phase.RUNNING and await self.adopt(live):
+            if entry.phase in ALIVE and await self.adopt(live):
                 self.live[sandbox_id] = live
                 log.info("sandbox_adopted", extra=keys(live))
                 return
@@ -165,10 +167,22 @@ class Agent:
                 return False
         # Only after opening: if it still runs now, the descriptor is of its namespace and not of a
         # process that got the same id since.
-        if await self.runtime.recover(handle) is protocol.Status.RUNNING:
+        status = await self.runtime.recover(handle)
+        if status is not protocol.Status.ENDED:
+            await self.stand_still(live, status)
             return True
         live.close_netns()
         return False
+
+    async def stand_still(self, live: Live, status: protocol.Status) -> None:
+        """After a restart: finish what the last agent had written down."""
+        handle = live.entry.handle
+        if handle is None:
+            return
+        if live.entry.phase is Phase.PAUSED and status is protocol.Status.RUNNING:
+            await self.runtime.pause(handle)
+        elif live.entry.phase is Phase.RUNNING and status is protocol.Status.PAUSED:
+            await self.runtime.resume(handle)
 
     async def keep_broken(self, entry: Entry) -> None:
         """Keep what could not be taken over in the list, so that a kill can free it later."""
@@ -263,6 +277,63 @@ class Agent:
             raise WrongState("this node agent is closing", reason="node_closing")
         live.ending.result()
         return True
+
+    async def pause(self, sandbox_id: SandboxId, execution_id: ExecutionId) -> None:
+        """Stop every process where it stands. A caller that is cancelled leaves the pause going on. Repeatable.
+
+        Raises:
+            NotFound: this node has no such execution.
+            WrongState: it is not running.
+            Unsupported, DeadlineExceeded: see Runtime.pause; it runs on.
+        """
+        await self.turn(self.known(sandbox_id, execution_id), Phase.PAUSED)
+
+    async def resume(self, sandbox_id: SandboxId, execution_id: ExecutionId) -> None:
+        """Let it go on. Repeatable. Raises NotFound, WrongState."""
+        await self.turn(self.known(sandbox_id, execution_id), Phase.RUNNING)
+
+    def known(self, sandbox_id: SandboxId, execution_id: ExecutionId) -> Live:
+        live = self.live.get(sandbox_id)
+        if live is None or live.entry.order.execution_id != execution_id:
+            raise NotFound(f"this node has no such execution of sandbox '{sandbox_id}'")
+        return live
+
+    async def turn(self, live: Live, phase: Phase) -> None:
+        task = self.begin(self.turn_now(live, phase), f"turn {phase}", live)
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise WrongState("this node agent is closing", reason="node_closing")
+        task.result()
+
+    async def turn_now(self, live: Live, phase: Phase) -> None:
+        """What is wanted is written down before it is done, so that the next agent finishes it."""
+        async with live.lock:
+            before = live.entry
+            if before.phase is phase:
+                return
+            if before.phase not in ALIVE or before.handle is None:
+                raise WrongState(
+                    f"sandbox '{live.sandbox_id}' is {before.phase.value}", reason="sandbox_state"
+                )
+            wanted = replace(before, phase=phase)
+            self.table.save(wanted)
+            if phase is Phase.PAUSED:
+                # Routes go first: nobody may wait for what stands still.
+                live.entry = wanted
+                self.events.publish(live.status)
+            try:
+                if phase is Phase.PAUSED:
+                    await self.runtime.pause(before.handle)
+                else:
+                    await self.runtime.resume(before.handle)
+            except BaseException:
+                live.entry = before
+                self.table.save(before)
+                self.events.publish(live.status)
+                raise
+            live.entry = wanted
+            self.events.publish(live.status)
+        log.info("sandbox_turned", extra={**keys(live), "phase": phase.value})
 
     # -- one sandbox ---------------------------------------------------------------------------
 
@@ -361,7 +432,7 @@ class Agent:
             except Exception as exc:
                 log.error("watch_failed", extra={**keys(live), "detail": describe(exc)})
                 await asyncio.sleep(WATCH_RETRY_S)
-        if live.entry.phase is not Phase.RUNNING:
+        if live.entry.phase not in ALIVE:
             return
         live.entry = replace(live.entry, phase=Phase.ENDED)
         live.close_netns()

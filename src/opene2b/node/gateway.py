@@ -210,7 +210,7 @@ class Gateway:
 
     def tell_gone(self, status: Status) -> None:
         """A listener of the agent's events."""
-        if status.phase in {Phase.STOPPING, Phase.ENDED}:
+        if status.phase in {Phase.STOPPING, Phase.ENDED, Phase.PAUSED}:
             for peer in list(self.peers):
                 peer.send({"gone": status.sandbox_id, "execution_id": status.execution_id})
 

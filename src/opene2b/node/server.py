@@ -56,6 +56,7 @@ PHASES = {
     Phase.RUNNING: node_pb2.PHASE_RUNNING,
     Phase.ENDED: node_pb2.PHASE_ENDED,
     Phase.STOPPING: node_pb2.PHASE_STOPPING,
+    Phase.PAUSED: node_pb2.PHASE_PAUSED,
 }
 
 
@@ -79,6 +80,24 @@ class NodeService(node_pb2_grpc.NodeServicer):
     ) -> node_pb2.KillResponse:
         found = await answer(context, self.agent.kill(SandboxId(request.sandbox_id)))
         return node_pb2.KillResponse(found=found)
+
+    async def Pause(  # noqa: N802
+        self, request: node_pb2.PauseRequest, context: Any
+    ) -> node_pb2.PauseResponse:
+        await answer(
+            context,
+            self.agent.pause(SandboxId(request.sandbox_id), ExecutionId(request.execution_id)),
+        )
+        return node_pb2.PauseResponse()
+
+    async def Resume(  # noqa: N802
+        self, request: node_pb2.ResumeRequest, context: Any
+    ) -> node_pb2.ResumeResponse:
+        await answer(
+            context,
+            self.agent.resume(SandboxId(request.sandbox_id), ExecutionId(request.execution_id)),
+        )
+        return node_pb2.ResumeResponse()
 
     async def List(  # noqa: N802
         self, request: node_pb2.ListRequest, context: Any

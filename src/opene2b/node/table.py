@@ -28,6 +28,8 @@ ENTRY, DISK = "entry.json", "disk"
 class Phase(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
+    PAUSED = "paused"
+    """Asked to stand still, and it does, or the agent died on the way there."""
     ENDED = "ended"
     """Its processes are gone; waits to be killed, which frees what it used."""
     STOPPING = "stopping"

@@ -40,10 +40,12 @@ class Capabilities:
 
     isolation: Isolation
     pause: bool = False
+    """`pause` and `resume`: every process stops where it stands, its memory stays."""
 
 
 class Status(StrEnum):
     RUNNING = "running"
+    PAUSED = "paused"
     ENDED = "ended"
 
 
@@ -125,6 +127,19 @@ class Runtime(Protocol):
 
     async def wait(self, handle: Handle) -> Exit:
         """Return when the sandbox has ended. Cancelling leaves the sandbox alone."""
+        ...
+
+    async def pause(self, handle: Handle) -> None:
+        """Stop every process of it where it stands: it uses no processor time until `resume`. Repeatable.
+
+        Raises:
+            Unsupported: not by this driver (`capabilities.pause`).
+            DeadlineExceeded: a process cannot be stopped; all go on.
+        """
+        ...
+
+    async def resume(self, handle: Handle) -> None:
+        """Let it go on. Repeatable."""
         ...
 
     async def stop(self, handle: Handle, *, grace_s: float) -> None:

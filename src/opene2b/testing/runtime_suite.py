@@ -263,6 +263,50 @@ async def several_start_and_end_at_once(subject: Subject) -> None:
             check_nothing_left(subject, spec)
 
 
+async def a_paused_sandbox_stands_still_and_goes_on(subject: Subject) -> None:
+    async with opened(subject) as runtime, subject.make_spec() as spec:
+        async with started(runtime, spec) as handle:
+            await runtime.pause(handle)
+            await runtime.pause(handle)
+            paused = await runtime.recover(handle)
+            asking = asyncio.create_task(health(runtime, spec, handle))
+            await asyncio.wait({asking}, timeout=0.3)
+            answered = asking.done()
+            await runtime.resume(handle)
+            await runtime.resume(handle)
+
+            assert paused is Status.PAUSED
+            assert not answered
+            # It was asked while it stood still, and answers when it goes on.
+            assert await asking == 204
+            assert await runtime.recover(handle) is Status.RUNNING
+
+
+async def a_paused_sandbox_outlives_its_agent_and_ends(subject: Subject) -> None:
+    async with subject.make_spec() as spec:
+        async with opened(subject) as first:
+            handle = await first.start(spec)
+            await first.pause(handle)
+        async with opened(subject) as second:
+            try:
+                status = await second.recover(handle)
+            finally:
+                await ended(second, handle)
+
+            assert status is Status.PAUSED
+            assert await second.recover(handle) is Status.ENDED
+            check_nothing_left(subject, spec)
+
+
+async def undo_removes_a_paused_sandbox(subject: Subject) -> None:
+    async with opened(subject) as runtime, subject.make_spec() as spec:
+        await runtime.pause(await runtime.start(spec))
+        async with asyncio.timeout(LIMIT_S):
+            await runtime.undo(spec.directory, spec.sandbox_id)
+
+        check_nothing_left(subject, spec)
+
+
 Behaviour = Callable[[Subject], Awaitable[None]]
 
 BEHAVIOURS: tuple[Behaviour, ...] = (
@@ -280,4 +324,7 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     a_cancelled_start_leaves_nothing,
     undo_removes_a_start_that_never_reported,
     several_start_and_end_at_once,
+    a_paused_sandbox_stands_still_and_goes_on,
+    a_paused_sandbox_outlives_its_agent_and_ends,
+    undo_removes_a_paused_sandbox,
 )

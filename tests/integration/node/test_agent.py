@@ -2,6 +2,7 @@ import asyncio
 import json
 import os
 import stat
+from dataclasses import replace
 
 import pytest
 
@@ -18,6 +19,7 @@ from opene2b.core.ids import ImageId, SandboxId, new_uuid
 from opene2b.image import manifest as manifests
 from opene2b.node.table import Phase
 from opene2b.runtime import protocol
+from opene2b.runtime.protocol import Status
 
 LIMIT_S = 20
 
@@ -380,3 +382,69 @@ async def test_twenty_at_once_end_as_they_began(open_agent, home, make_order):
     assert agent.places.in_use == 0
     assert on_disk(home) == []
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_paused_sandbox_has_no_route_and_goes_on_where_it_stood(agent, runtime, order):
+    await agent.create(order)
+    handle = agent.live[order.sandbox_id].entry.handle
+    with agent.events.subscribe() as events:
+        await agent.pause(order.sandbox_id, order.execution_id)
+        await next_phase(events, Phase.PAUSED)
+    paused = (agent.running(order.sandbox_id), await runtime.recover(handle))
+    await agent.pause(order.sandbox_id, order.execution_id)
+    await agent.resume(order.sandbox_id, order.execution_id)
+    resumed = (agent.running(order.sandbox_id), await runtime.recover(handle))
+    await agent.kill(order.sandbox_id)
+
+    assert paused == (None, Status.PAUSED)
+    assert resumed[0] is not None
+    assert resumed[1] is Status.RUNNING
+
+
+async def test_a_paused_sandbox_is_killed(agent, home, order):
+    await agent.create(order)
+    await agent.pause(order.sandbox_id, order.execution_id)
+    found = await agent.kill(order.sandbox_id)
+
+    assert found
+    assert list((home.node / "sandboxes").iterdir()) == []
+
+
+@pytest.mark.parametrize("wanted", [Phase.PAUSED, Phase.RUNNING])
+async def test_what_a_dead_agent_had_written_down_is_done(open_agent, runtime, order, wanted):
+    """It died between its word and its deed: paused on paper and running, or the other way round."""
+    first = await open_agent()
+    await first.create(order)
+    live = first.live[order.sandbox_id]
+    if wanted is Phase.RUNNING:
+        await runtime.pause(live.entry.handle)
+    first.table.save(replace(live.entry, phase=wanted))
+    second = await open_agent()
+    seen = (phases(second), await runtime.recover(live.entry.handle))
+    await second.kill(order.sandbox_id)
+
+    assert seen == ({order.sandbox_id: wanted}, Status(wanted.value))
+
+
+async def test_only_what_runs_is_paused(agent, order):
+    with pytest.raises(NotFound):
+        await agent.pause(order.sandbox_id, order.execution_id)
+    await agent.create(order)
+    with pytest.raises(NotFound):
+        await agent.pause(order.sandbox_id, "another")
+    await agent.kill(order.sandbox_id)
+
+
+async def test_a_pause_that_fails_leaves_it_running(agent, runtime, order, monkeypatch):
+    await agent.create(order)
+
+    async def fail(handle):
+        raise DeadlineExceeded("cannot be frozen")
+
+    monkeypatch.setattr(runtime, "pause", fail)
+    with pytest.raises(DeadlineExceeded):
+        await agent.pause(order.sandbox_id, order.execution_id)
+    running = agent.running(order.sandbox_id)
+    await agent.kill(order.sandbox_id)
+
+    assert running is not None

@@ -58,7 +58,7 @@ class FakeRuntime:
     """See `runtime.protocol`. A handle is {sandbox_id, directory, pid, started, port}."""
 
     name = "fake"
-    capabilities = Capabilities(isolation=Isolation.NONE)
+    capabilities = Capabilities(isolation=Isolation.NONE, pause=True)
 
     def __init__(self, *, command: Sequence[str] = ENVD, behavior: Behavior | None = None) -> None:
         """
@@ -141,8 +141,18 @@ class FakeRuntime:
         )
 
     async def recover(self, handle: Handle) -> Status:
-        alive = processes.start_time(handle["pid"]) == handle["started"]
-        return Status.RUNNING if alive else Status.ENDED
+        if processes.start_time(handle["pid"]) != handle["started"]:
+            return Status.ENDED
+        return Status.PAUSED if family.is_stopped(handle["pid"]) else Status.RUNNING
+
+    async def pause(self, handle: Handle) -> None:
+        family.end(handle, signal.SIGSTOP)
+        # The signal is sent; that it has been taken is seen a moment later.
+        while await self.recover(handle) is Status.RUNNING:
+            await asyncio.sleep(0.001)
+
+    async def resume(self, handle: Handle) -> None:
+        family.end(handle, signal.SIGCONT)
 
     async def wait(self, handle: Handle) -> Exit:
         await family.ended(handle["pid"], handle["started"])

@@ -32,6 +32,14 @@ def end(handle: Mapping[str, Any], number: int = signal.SIGKILL) -> None:
         os.close(fd)
 
 
+def is_stopped(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(b") ")[2].startswith(b"T")
+
+
 def signal_all(pids: set[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from opene2b.core.errors import Internal, OutOfSpace, ServiceError, Unsupported
+from opene2b.core.errors import DeadlineExceeded, Internal, OutOfSpace, ServiceError, Unsupported
 from opene2b.core.ids import SandboxId
 from opene2b.core.paths import Home
 from opene2b.forkserver import plan as plans
@@ -48,7 +48,7 @@ class OciRuntime:
     """See `runtime.protocol`. A handle is {sandbox_id, directory, init_pid, init_started, envd_pid, envd_started}."""
 
     name = "oci"
-    capabilities = Capabilities(isolation=Isolation.NAMESPACE)
+    capabilities = Capabilities(isolation=Isolation.NAMESPACE, pause=True)
 
     def __init__(self, *, home: Home, binary: str | None) -> None:
         self.state = home.run / "oci"
@@ -60,6 +60,7 @@ class OciRuntime:
         self.hierarchies = cgroups.discover()
         self.command: list[str] = []
         self.init_binary = home.run / "init"
+        self.reclaiming: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         self.command = [
@@ -161,8 +162,10 @@ class OciRuntime:
         )
 
     async def recover(self, handle: Handle) -> Status:
-        alive = processes.start_time(handle["init_pid"]) == handle["init_started"]
-        return Status.RUNNING if alive else Status.ENDED
+        if processes.start_time(handle["init_pid"]) != handle["init_started"]:
+            return Status.ENDED
+        frozen = await asyncio.to_thread(cgroups.is_frozen, self.groups(handle))
+        return Status.PAUSED if frozen else Status.RUNNING
 
     async def wait(self, handle: Handle) -> Exit:
         """Also keeps envd there: when it ends before its sandbox, it is forked again."""
@@ -200,6 +203,31 @@ class OciRuntime:
                 continue
             pid, started = again.envd_pid, again.envd_started
 
+    def groups(self, handle: Handle) -> list[Path]:
+        return list(cgroups.named(specs.cgroup_path(handle["sandbox_id"]), self.hierarchies))
+
+    async def pause(self, handle: Handle) -> None:
+        groups = self.groups(handle)
+        try:
+            if not await asyncio.to_thread(cgroups.freeze, groups):
+                raise Unsupported(
+                    "sandboxes cannot be paused here: no cgroup hierarchy has the freezer"
+                )
+        except TimeoutError as exc:
+            raise DeadlineExceeded(f"cannot pause sandbox '{handle['sandbox_id']}': {exc}") from exc
+        # What the kernel gives back of its memory, it may give back later.
+        task = asyncio.create_task(asyncio.to_thread(cgroups.reclaim, groups))
+        self.reclaiming.add(task)
+        task.add_done_callback(self.reclaimed)
+
+    def reclaimed(self, task: "asyncio.Task[None]") -> None:
+        self.reclaiming.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log.info("memory_not_reclaimed", extra={"detail": str(exc)})
+
+    async def resume(self, handle: Handle) -> None:
+        await asyncio.to_thread(cgroups.thaw, self.groups(handle))
+
     async def stop(self, handle: Handle, *, grace_s: float) -> None:
         init = processes.open_process(handle["init_pid"], handle["init_started"])
         if init is None:
@@ -212,6 +240,8 @@ class OciRuntime:
                 await self.emptied(handle, grace_s)
             # The end of its pid 1 ends everything in the pid namespace, envd included.
             processes.kill(init)
+            # One that is frozen ends when it goes on (with cgroups of version 1).
+            await asyncio.to_thread(cgroups.thaw, self.groups(handle))
             await readable(init)
         finally:
             os.close(init)
@@ -233,6 +263,10 @@ class OciRuntime:
         await self.undo(Path(handle["directory"]), SandboxId(handle["sandbox_id"]))
 
     async def undo(self, spec_directory: Path, sandbox_id: SandboxId) -> None:
+        # What is frozen does not end.
+        await asyncio.to_thread(
+            cgroups.thaw, cgroups.named(specs.cgroup_path(sandbox_id), self.hierarchies)
+        )
         if (self.state / sandbox_id).exists():
             process = await asyncio.create_subprocess_exec(
                 *self.command,
