@@ -125,6 +125,25 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     Endpoint(
         method="POST",
+        path="/sandboxes/{sandboxID}/resume",
+        handler=sandboxes.resume,
+        about="Let a paused sandbox go on: the oldest form.",
+        body=wire.ResumeSandbox,
+        answer=wire.Sandbox,
+        status=201,
+        errors=(*SANDBOX_ERRORS, 409, 429, 501, 503, 504),
+    ),
+    Endpoint(
+        method="POST",
+        path="/sandboxes/{sandboxID}/pause",
+        handler=sandboxes.pause,
+        about="Let the processes of a sandbox stand still, until somebody connects.",
+        body=wire.PauseSandbox,
+        status=204,
+        errors=(*SANDBOX_ERRORS, 409, 501, 503, 504),
+    ),
+    Endpoint(
+        method="POST",
         path="/sandboxes/{sandboxID}/timeout",
         handler=sandboxes.set_timeout,
         about="Let a sandbox end so many seconds from now, sooner or later than before.",
@@ -220,8 +239,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
 
 NOT_YET: tuple[tuple[str, str], ...] = (
     ("GET", "/sandboxes/metrics"),
-    ("POST", "/sandboxes/{sandboxID}/resume"),
-    ("POST", "/sandboxes/{sandboxID}/pause"),
     ("PUT", "/sandboxes/{sandboxID}/network"),
     ("POST", "/sandboxes/{sandboxID}/fork"),
     ("POST", "/sandboxes/{sandboxID}/snapshots"),

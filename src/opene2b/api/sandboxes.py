@@ -11,12 +11,12 @@ from starlette.responses import Response
 from opene2b import ENVD_VERSION
 from opene2b.api import networks, paging, wire
 from opene2b.api.call import Call, ClientGone, Json, empty
-from opene2b.core.errors import InvalidArgument, NotFound, PermissionDenied
+from opene2b.core.errors import InvalidArgument, NotFound, PermissionDenied, WrongState
 from opene2b.core.ids import TemplateId
 from opene2b.core.records import Sandbox
 from opene2b.core.states import SandboxState
 from opene2b.scheduler import templates
-from opene2b.scheduler.sandboxes import Order
+from opene2b.scheduler.sandboxes import RUNNING, STANDING, Order
 from opene2b.store.protocol import SandboxQuery
 
 CREATE_TIMEOUT_S = 300
@@ -24,8 +24,8 @@ OLD_CREATE_TIMEOUT_S = 15
 CLIENT_ID = "opene2b"
 """The contract's deprecated clientID: any constant."""
 UNPAGED_LIMIT = 5000
-STATES = {"running": frozenset({SandboxState.RUNNING}), "paused": frozenset[SandboxState]()}
-"""The contract's states -> ours. Nothing can be paused yet."""
+STATES = {"running": RUNNING, "paused": STANDING}
+"""The contract's states -> ours."""
 
 VARIABLE_LIMIT_BYTES = 128 << 10
 """The kernel's limit of one `NAME=value` (MAX_ARG_STRLEN): a longer one would fail every command."""
@@ -65,14 +65,14 @@ async def create_with(call: Call, default_timeout_s: int) -> Response:
 def ordered(body: wire.NewSandbox, default_timeout_s: int) -> Order:
     """Everything about the request that needs no records. Raises InvalidArgument, Unsupported."""
     for name, value in (
-        ("autoPause", body.auto_pause),
         ("autoResume", body.auto_resume is not None and body.auto_resume.enabled),
+        ("autoPauseMemory false", body.auto_pause and body.auto_pause_memory is False),
         ("volumeMounts", body.volume_mounts),
         ("iam", (body.iam or {}).get("tokens")),
     ):
         if value:
             raise networks.not_yet(name)
-    if body.auto_pause_memory is False:
+    if body.auto_pause_memory is False and not body.auto_pause:
         raise InvalidArgument("autoPauseMemory needs autoPause")
     plan = networks.plan(body.network, body.allow_internet_access)
     options = {
@@ -81,6 +81,7 @@ def ordered(body: wire.NewSandbox, default_timeout_s: int) -> Order:
         "allow_internet_access": body.allow_internet_access,
         "network": msgspec.to_builtins(body.network) if body.network else None,
         "mcp": body.mcp,
+        "auto_pause": body.auto_pause or None,
     }
     return Order(
         template=body.template_id,
@@ -125,9 +126,32 @@ def digest(order: Order) -> str:
 async def connect(call: Call) -> Response:
     body = await call.body(wire.ConnectSandbox, default=wire.ConnectSandbox())
     timeout_s = CREATE_TIMEOUT_S if body.timeout is None else body.timeout
-    sandbox = await call.parts.scheduler.connect(call.team, call.sandbox_id(), timeout_s)
-    # 201 would say that it was paused.
-    return Json(view(sandbox, call.parts.domain))
+    if body.memory is False:
+        raise networks.not_yet("memory false")
+    sandbox, was_paused = await call.parts.scheduler.connect(
+        call.team, call.sandbox_id(), timeout_s
+    )
+    # wire: 201 says that it was paused
+    return Json(view(sandbox, call.parts.domain), status_code=201 if was_paused else 200)
+
+
+async def resume(call: Call) -> Response:
+    """The oldest form: only of what is paused."""
+    body = await call.body(wire.ResumeSandbox, default=wire.ResumeSandbox())
+    scheduler, sandbox_id = call.parts.scheduler, call.sandbox_id()
+    if (await scheduler.find(call.team, sandbox_id)).state is SandboxState.RUNNING:
+        raise WrongState(f"Sandbox '{sandbox_id}' is already running")
+    timeout_s = OLD_CREATE_TIMEOUT_S if body.timeout is None else body.timeout
+    sandbox, _ = await scheduler.connect(call.team, sandbox_id, timeout_s)
+    return Json(view(sandbox, call.parts.domain), status_code=201)
+
+
+async def pause(call: Call) -> Response:
+    body = await call.body(wire.PauseSandbox, default=wire.PauseSandbox())
+    if body.memory is False:
+        raise networks.not_yet("memory false")
+    await call.parts.scheduler.pause(call.team, call.sandbox_id())
+    return empty()
 
 
 async def get(call: Call) -> Response:
@@ -288,7 +312,7 @@ def listed(sandbox: Sandbox) -> wire.ListedSandbox:
         cpu_count=sandbox.resources.cpu_count,
         memory_mib=sandbox.resources.memory_mib,
         disk_mib=sandbox.resources.disk_mib,
-        state="running",
+        state="running" if sandbox.state is SandboxState.RUNNING else "paused",
         envd_version=ENVD_VERSION,
         alias=sandbox.alias,
         metadata=dict(sandbox.metadata),
@@ -304,5 +328,8 @@ def detail(sandbox: Sandbox, domain: str) -> wire.SandboxDetail:
         domain=domain,
         allow_internet_access=sandbox.options.get("allow_internet_access"),
         network=msgspec.convert(network, wire.Network) if network else None,
-        lifecycle=wire.Lifecycle(auto_resume=False, on_timeout="kill"),
+        lifecycle=wire.Lifecycle(
+            auto_resume=False, on_timeout="pause" if sandbox.options.get("auto_pause") else "kill"
+        ),
+        pause_mode="full" if sandbox.state in STANDING else None,
     )

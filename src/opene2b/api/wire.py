@@ -63,6 +63,17 @@ class NewSandbox(Struct):
 class ConnectSandbox(Struct):
     timeout: Seconds | None = None
     """Seconds from now; default 300. Never shortens."""
+    memory: bool | None = None
+
+
+class ResumeSandbox(Struct):
+    timeout: Seconds | None = None
+    """Seconds from now; default 15."""
+
+
+class PauseSandbox(Struct):
+    memory: bool | None = None
+    """Whether processes go on afterwards; default true."""
 
 
 class SandboxTimeout(Struct):
@@ -120,6 +131,8 @@ class SandboxDetail(ListedSandbox, omit_defaults=True):
     """As the create request said; null where it said nothing."""
     network: Network | None = None
     lifecycle: Lifecycle | None = None
+    pause_mode: str | None = field(name="pauseMode", default=None)
+    """`full` while it is paused: its processes go on when it is resumed."""
 
 
 class Template(Struct, omit_defaults=True):

@@ -14,6 +14,12 @@ class SandboxState(StrEnum):
     """Promised; the node is making it. Not visible to clients."""
     RUNNING = "running"
     """envd answers."""
+    PAUSING = "pausing"
+    """Asked to stand still. Clients see it as paused."""
+    PAUSED = "paused"
+    """Its processes stand still; no deadline runs."""
+    RESUMING = "resuming"
+    """Asked to go on. Clients see it as paused."""
     KILLING = "killing"
     """Asked to end; the node is freeing what it used. Clients see it as gone."""
 
@@ -27,6 +33,16 @@ class SandboxEvent(StrEnum):
     """A client asked."""
     EXPIRED = "expired"
     """`end_at` has passed."""
+    PAUSE = "pause"
+    """A client asked, or `end_at` has passed and the sandbox is one to be paused then."""
+    PAUSED = "paused"
+    """The node says that it stands still."""
+    PAUSE_FAILED = "pause_failed"
+    """The node says that it runs on."""
+    RESUME = "resume"
+    """A client asked, or traffic came."""
+    RESUMED = "resumed"
+    """The node says that it goes on."""
     LOST = "lost"
     """It ended by itself, or its node has it no longer."""
     FREED = "freed"
@@ -35,6 +51,8 @@ class SandboxEvent(StrEnum):
 
 class Instruction(StrEnum):
     KILL_ON_NODE = "kill_on_node"
+    PAUSE_ON_NODE = "pause_on_node"
+    RESUME_ON_NODE = "resume_on_node"
     SCHEDULE_EXPIRY = "schedule_expiry"
     CANCEL_EXPIRY = "cancel_expiry"
     FORGET = "forget"
@@ -54,6 +72,17 @@ TABLE: dict[
     (S.RUNNING, E.KILL): (S.KILLING, (I.CANCEL_EXPIRY, I.KILL_ON_NODE)),
     (S.RUNNING, E.EXPIRED): (S.KILLING, (I.KILL_ON_NODE,)),
     (S.RUNNING, E.LOST): (S.KILLING, (I.CANCEL_EXPIRY, I.KILL_ON_NODE)),
+    (S.RUNNING, E.PAUSE): (S.PAUSING, (I.CANCEL_EXPIRY, I.PAUSE_ON_NODE)),
+    (S.PAUSING, E.PAUSED): (S.PAUSED, ()),
+    (S.PAUSING, E.PAUSE_FAILED): (S.RUNNING, (I.SCHEDULE_EXPIRY,)),
+    (S.PAUSING, E.KILL): (S.KILLING, (I.KILL_ON_NODE,)),
+    (S.PAUSING, E.LOST): (S.KILLING, (I.KILL_ON_NODE,)),
+    (S.PAUSED, E.RESUME): (S.RESUMING, (I.RESUME_ON_NODE,)),
+    (S.PAUSED, E.KILL): (S.KILLING, (I.KILL_ON_NODE,)),
+    (S.PAUSED, E.LOST): (S.KILLING, (I.KILL_ON_NODE,)),
+    (S.RESUMING, E.RESUMED): (S.RUNNING, (I.SCHEDULE_EXPIRY,)),
+    (S.RESUMING, E.KILL): (S.KILLING, (I.KILL_ON_NODE,)),
+    (S.RESUMING, E.LOST): (S.KILLING, (I.KILL_ON_NODE,)),
     # The node frees what an ended sandbox used only when told: KILL_ON_NODE is repeatable.
     (S.KILLING, E.FREED): (None, (I.FORGET,)),
     (S.KILLING, E.LOST): (S.KILLING, ()),

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from opene2b.core.ids import ExecutionId, SandboxId
 from opene2b.core.paths import Home
 from opene2b.node import images
 from opene2b.node.events import Events, Status
+from opene2b.node.live import Live, cancel, describe, finish, keys, report
 from opene2b.node.places import OWN_NETWORK, Places
 from opene2b.node.table import Entry, Order, Phase, Table
 from opene2b.node.trash import Trash
@@ -44,37 +45,6 @@ WATCH_RETRY_S = 1.0
 ALIVE = frozenset({Phase.RUNNING, Phase.PAUSED})
 TAKE_OVER_AT_ONCE = 16
 """Freeing a sandbox may start a process of the driver."""
-
-
-@dataclass(slots=True, eq=False)
-class Live:
-    """One sandbox of this node."""
-
-    entry: Entry
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Guards every call to the driver for this sandbox, `wait` excepted."""
-    netns: int | None = None
-    """Descriptor of its network namespace, while it runs in one of its own. A descriptor, because a path
-    by process id may name a stranger's by the time it is opened."""
-    starting: asyncio.Task[float] | None = None
-    watching: asyncio.Task[None] | None = None
-    ending: asyncio.Task[None] | None = None
-
-    @property
-    def sandbox_id(self) -> SandboxId:
-        return self.entry.order.sandbox_id
-
-    @property
-    def status(self) -> Status:
-        order = self.entry.order
-        return Status(
-            sandbox_id=order.sandbox_id, execution_id=order.execution_id, phase=self.entry.phase
-        )
-
-    def close_netns(self) -> None:
-        fd, self.netns = self.netns, None
-        if fd is not None:
-            os.close(fd)
 
 
 class Agent:
@@ -489,25 +459,6 @@ class Agent:
         return task
 
 
-def report(task: asyncio.Task[Any], what: str, live: Live) -> None:
-    if not task.cancelled() and (exc := task.exception()) is not None:
-        extra = {**keys(live), "task": what, "detail": describe(exc)}
-        if isinstance(exc, ServiceError):
-            log.warning("agent_task_failed", extra=extra)
-        else:
-            log.error("agent_task_failed", extra=extra, exc_info=exc)
-
-
-def keys(live: Live) -> dict[str, Any]:
-    order = live.entry.order
-    return {"sandbox_id": order.sandbox_id, "execution_id": order.execution_id}
-
-
-def describe(exc: BaseException) -> str:
-    detail = exc.detail if isinstance(exc, ServiceError) else None
-    return f"{type(exc).__name__}: {exc}" + (f" ({detail})" if detail else "")
-
-
 def translated(exc: Exception, sandbox_id: SandboxId) -> ServiceError:
     """A foreign failure in our words; its own text is for the log alone."""
     if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -517,26 +468,3 @@ def translated(exc: Exception, sandbox_id: SandboxId) -> ServiceError:
         reason="sandbox_create_failed",
         detail=describe(exc),
     )
-
-
-async def finish(work: Coroutine[Any, Any, None]) -> None:
-    """Await to the end, whatever cancels us meanwhile; then be cancelled."""
-    task = asyncio.create_task(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as exc:
-            cancelled = exc
-    task.result()
-    if cancelled is not None:
-        raise cancelled
-
-
-async def cancel(*tasks: asyncio.Task[Any] | None) -> None:
-    """Cancel and wait until they have ended."""
-    running = {task for task in tasks if task is not None and not task.done()}
-    for task in running:
-        task.cancel()
-    if running:
-        await asyncio.wait(running)

@@ -17,6 +17,7 @@ from opene2b.core.errors import (
     NotFound,
     OutOfSpace,
     ServiceError,
+    Unsupported,
     WrongState,
 )
 from opene2b.core.ids import NodeId, SandboxId
@@ -40,6 +41,7 @@ CLASSES: dict[grpc.StatusCode, type[ServiceError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: NoCapacity,
     grpc.StatusCode.UNAVAILABLE: NoCapacity,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.UNIMPLEMENTED: Unsupported,
 }
 REASONS: dict[str, type[ServiceError]] = {"out_of_space": OutOfSpace}
 
@@ -95,6 +97,16 @@ class Node:
         request = node_pb2.CreateRequest(spec=spec)
         answer = await self.call(self.stub.Create, request, CREATE_LIMIT_S)
         return float(answer.start_seconds)
+
+    async def pause(self, sandbox: Sandbox) -> None:
+        """Raises what `proto/node.proto` says."""
+        request = node_pb2.PauseRequest(sandbox_id=sandbox.id, execution_id=sandbox.execution_id)
+        await self.call(self.stub.Pause, request, CALL_LIMIT_S)
+
+    async def resume(self, sandbox: Sandbox) -> None:
+        """Raises what `proto/node.proto` says."""
+        request = node_pb2.ResumeRequest(sandbox_id=sandbox.id, execution_id=sandbox.execution_id)
+        await self.call(self.stub.Resume, request, CALL_LIMIT_S)
 
     async def kill(self, sandbox_id: SandboxId) -> bool:
         answer = await self.call(

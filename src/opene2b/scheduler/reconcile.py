@@ -14,7 +14,7 @@ from opene2b.core.records import Sandbox
 from opene2b.core.states import SandboxEvent, SandboxState
 from opene2b.gen import node_pb2
 from opene2b.gen.node_pb2 import SandboxStatus
-from opene2b.scheduler.sandboxes import PROMISE_KEPT, Scheduler
+from opene2b.scheduler.sandboxes import PROMISE_KEPT, STANDING, Scheduler
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Reconciler:
 
     async def changed(self, status: SandboxStatus) -> None:
         sandbox_id = SandboxId(status.sandbox_id)
-        if sandbox_id in self.scheduler.creating:
+        if sandbox_id in self.scheduler.creating or sandbox_id in self.scheduler.turns.under_way:
             return
         row = await self.scheduler.store.sandbox(sandbox_id)
         if row is not None and row.execution_id == status.execution_id:
@@ -99,8 +99,16 @@ class Reconciler:
                 await scheduler.finish_kill(row)
         elif row.state is SandboxState.RUNNING:
             if phase == node_pb2.PHASE_RUNNING:
-                left_s = (row.end_at - datetime.now(UTC)).total_seconds()
-                scheduler.deadlines.set(row.id, left_s)
+                scheduler.turns.watch_deadline(row)
+            elif phase == node_pb2.PHASE_PAUSED:
+                scheduler.turns.settle(row.id)
+            elif phase != node_pb2.PHASE_STOPPING:
+                log.info("sandbox_lost", extra={"sandbox_id": row.id})
+                await scheduler.end(row, SandboxEvent.LOST)
+        elif row.state in STANDING:
+            if phase in {node_pb2.PHASE_RUNNING, node_pb2.PHASE_PAUSED}:
+                if (row.state, phase) != (SandboxState.PAUSED, node_pb2.PHASE_PAUSED):
+                    scheduler.turns.settle(row.id)
             elif phase != node_pb2.PHASE_STOPPING:
                 log.info("sandbox_lost", extra={"sandbox_id": row.id})
                 await scheduler.end(row, SandboxEvent.LOST)

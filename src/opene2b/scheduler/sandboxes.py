@@ -19,6 +19,7 @@ from opene2b.core.errors import (
     NotFound,
     SandboxNotFound,
     ServiceError,
+    Unsupported,
     WrongState,
 )
 from opene2b.core.ids import ExecutionId, SandboxId, new_sandbox_id, new_uuid
@@ -29,11 +30,15 @@ from opene2b.scheduler import templates
 from opene2b.scheduler.expiry import Deadlines
 from opene2b.scheduler.node import Node, outcome_is_known
 from opene2b.scheduler.tokens import Tokens
+from opene2b.scheduler.turns import Turns
 from opene2b.store.protocol import Store
 
 log = logging.getLogger(__name__)
 
 RUNNING = frozenset({SandboxState.RUNNING})
+STANDING = frozenset({SandboxState.PAUSING, SandboxState.PAUSED, SandboxState.RESUMING})
+"""What clients are told is paused."""
+VISIBLE = RUNNING | STANDING
 FRESH_REFRESH_S = 15
 PROMISE_KEPT = timedelta(hours=24)
 KILL_RETRY_S = 2.0
@@ -80,6 +85,7 @@ class Scheduler:
         self.promises: dict[tuple[str, str], tuple[str, asyncio.Task[Sandbox]]] = {}
         """(team, idempotency key) -> (digest of the request, its create under way)."""
         self.background: set[asyncio.Task[Any]] = set()
+        self.turns = Turns(self)
 
     def run(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """In the background, with its failure in the log."""
@@ -107,6 +113,7 @@ class Scheduler:
 
     async def close(self) -> None:
         """Stop what goes on in the background. What was promised is finished by the next start."""
+        await self.turns.close()
         creating = [task for _, task in self.promises.values()]
         for task in (*creating, *self.background):
             task.cancel()
@@ -258,23 +265,52 @@ class Scheduler:
 
     # look
 
-    async def find(self, team: Team, sandbox_id: SandboxId) -> Sandbox:
-        """A running sandbox of this team. Raises SandboxNotFound."""
+    async def find(
+        self,
+        team: Team,
+        sandbox_id: SandboxId,
+        *,
+        states: frozenset[SandboxState] = VISIBLE,
+    ) -> Sandbox:
+        """A sandbox of this team, running or paused. Raises SandboxNotFound."""
         sandbox = await self.store.sandbox(sandbox_id)
-        if (
-            sandbox is None
-            or sandbox.team_id != team.id
-            or sandbox.state is not SandboxState.RUNNING
-        ):
+        if sandbox is None or sandbox.team_id != team.id or sandbox.state not in states:
             raise SandboxNotFound(sandbox_id)
         return sandbox
 
     # change
 
-    async def connect(self, team: Team, sandbox_id: SandboxId, timeout_s: int) -> Sandbox:
-        """Make it live for at least so many seconds from now; never shortens."""
+    async def connect(
+        self, team: Team, sandbox_id: SandboxId, timeout_s: int
+    ) -> tuple[Sandbox, bool]:
+        """Make it run for at least so many seconds from now; never shortens. Resumes a paused one.
+
+        Returns: the sandbox, and whether it was paused.
+        """
         self.check_timeout(timeout_s)
-        return await self.extend(team, sandbox_id, timeout_s, only_longer=True)
+        was_paused = False
+        while True:
+            sandbox = await self.find(team, sandbox_id)
+            if sandbox.state is SandboxState.RUNNING:
+                try:
+                    row = await self.extend(team, sandbox_id, timeout_s, only_longer=True)
+                except SandboxNotFound:
+                    continue  # paused just now, or gone: looked at again
+                return row, was_paused
+            was_paused = True
+            if sandbox.state is SandboxState.PAUSED and sandbox_id not in self.turns.under_way:
+                try:
+                    return await self.turns.resume(sandbox, timeout_s), True
+                except WrongState:
+                    continue
+            await self.turns.wait(sandbox_id)
+
+    async def pause(self, team: Team, sandbox_id: SandboxId) -> Sandbox:
+        """Let its processes stand still. Raises WrongState: it does already, or is just being changed."""
+        sandbox = await self.find(team, sandbox_id)
+        if sandbox.state is not SandboxState.RUNNING:
+            raise WrongState(f"Sandbox '{sandbox_id}' is already {sandbox.state.value}")
+        return await self.turns.pause(sandbox)
 
     async def refresh(self, team: Team, sandbox_id: SandboxId, duration_s: int) -> Sandbox:
         return await self.extend(
@@ -289,7 +325,7 @@ class Scheduler:
         self, team: Team, sandbox_id: SandboxId, seconds: int, *, only_longer: bool
     ) -> Sandbox:
         while True:
-            sandbox = await self.find(team, sandbox_id)
+            sandbox = await self.find(team, sandbox_id, states=RUNNING)
             end_at = min(datetime.now(UTC) + timedelta(seconds=seconds), sandbox.max_end_at)
             if only_longer and end_at <= sandbox.end_at:
                 return sandbox
@@ -312,9 +348,10 @@ class Scheduler:
     async def kill(self, team: Team, sandbox_id: SandboxId) -> None:
         """Raises SandboxNotFound. Afterwards its processes have ended and its record is gone, or will be as
         soon as its node can be reached."""
-        sandbox = await self.find(team, sandbox_id)
-        if not await self.end(sandbox, SandboxEvent.KILL):
-            raise SandboxNotFound(sandbox_id)
+        while True:
+            sandbox = await self.find(team, sandbox_id)
+            if await self.end(sandbox, SandboxEvent.KILL):
+                return
 
     async def expire(self, sandbox_id: SandboxId) -> None:
         sandbox = await self.store.sandbox(sandbox_id)
@@ -325,6 +362,18 @@ class Scheduler:
             self.deadlines.set(sandbox_id, left_s)
             return
         log.info("sandbox_expired", extra={"sandbox_id": sandbox_id})
+        if sandbox.options.get("auto_pause"):
+            try:
+                await self.turns.pause(sandbox)
+                return
+            except Unsupported as exc:
+                log.warning(
+                    "auto_pause_refused", extra={"sandbox_id": sandbox_id, "detail": str(exc)}
+                )
+            except ServiceError:
+                # Either it is paused later, as its record says; or it runs on, and its time is over still.
+                self.deadlines.set(sandbox_id, KILL_RETRY_S)
+                return
         await self.end(sandbox, SandboxEvent.EXPIRED)
 
     async def end(self, sandbox: Sandbox, event: SandboxEvent) -> bool:

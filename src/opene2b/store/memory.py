@@ -127,6 +127,7 @@ class MemoryStore:
         *,
         expected: frozenset[SandboxState],
         execution_id: ExecutionId | None = None,
+        team_limit: int | None = None,
         **changes: Any,
     ) -> Sandbox | None:
         check_changes(changes)
@@ -135,6 +136,9 @@ class MemoryStore:
             return None
         if execution_id is not None and row.execution_id != execution_id:
             return None
+        alive = await self.count_sandboxes(row.team_id, ALIVE)
+        if team_limit is not None and row.state not in ALIVE and alive >= team_limit:
+            raise too_many(team_limit)
         self.sandboxes[sandbox_id] = row = dataclasses.replace(row, **changes)
         return row
 

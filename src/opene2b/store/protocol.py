@@ -48,7 +48,14 @@ def check_changes(changes: Mapping[str, Any]) -> None:
         raise ValueError(f"not a changeable field of a sandbox: {', '.join(sorted(unknown))}")
 
 
-ALIVE = frozenset({SandboxState.STARTING, SandboxState.RUNNING})
+ALIVE = frozenset(
+    {
+        SandboxState.STARTING,
+        SandboxState.RUNNING,
+        SandboxState.PAUSING,
+        SandboxState.RESUMING,
+    }
+)
 """What counts against a team's limit."""
 
 
@@ -136,9 +143,13 @@ class Store(Protocol):
         *,
         expected: frozenset[SandboxState],
         execution_id: ExecutionId | None = None,
+        team_limit: int | None = None,
         **changes: Any,
     ) -> Sandbox | None:
         """Change fields of the row if its state is one of `expected` (and its execution the given one).
+
+        Args:
+            team_limit: Nothing is changed, and LimitExceeded raised, when the team has so many that count already.
 
         The compare and the change are one transaction. Returns the new row, or None when there is no
         such row or it does not match: the caller reads again and decides.

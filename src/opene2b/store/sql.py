@@ -230,6 +230,7 @@ class SqlStore(ABC):
         *,
         expected: frozenset[SandboxState],
         execution_id: ExecutionId | None = None,
+        team_limit: int | None = None,
         **changes: Any,
     ) -> Sandbox | None:
         check_changes(changes)
@@ -242,7 +243,15 @@ class SqlStore(ABC):
         def work(connection: Connection) -> Sandbox | None:
             found = connection.execute(change, values)
             row = found.first()
-            return None if row is None else rows.sandbox(dict(row._mapping))
+            if row is None:
+                return None
+            changed = rows.sandbox(dict(row._mapping))
+            if team_limit is not None:
+                # The row itself counts by now; what is raised undoes the change.
+                alive = connection.execute(counting(ALIVE), {"team": changed.team_id}).scalar_one()
+                if alive > team_limit:
+                    raise too_many(team_limit)
+            return changed
 
         return await self.write(work)
 

@@ -108,7 +108,7 @@ async def test_detail_says_what_create_said(plane):
         ({"templateID": "base", "envVars": {f"A{n}": "x" * 100_000 for n in range(11)}}, 400),
         ({"templateID": "base", "network": {"denyOut": ["example.com"]}}, 400),
         ({"templateID": "base", "autoPauseMemory": False}, 400),
-        ({"templateID": "base", "autoPause": True}, 501),
+        ({"templateID": "base", "autoPause": True, "autoPauseMemory": False}, 501),
         ({"templateID": "base", "autoResume": {"enabled": True}}, 501),
         ({"templateID": "base", "volumeMounts": [{"name": "a", "path": "/a"}]}, 501),
         ({"templateID": "base", "network": {"allowOut": ["1.1.1.1"]}}, 501),
@@ -504,7 +504,8 @@ async def test_templates_are_shown_with_everything_that_clients_read(plane):
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("POST", "/sandboxes/iabc/pause", 501),
+        ("POST", "/sandboxes/iabc/pause", 404),
+        ("POST", "/sandboxes/iabc/fork", 501),
         ("POST", "/v3/templates", 501),
         ("GET", "/volumes", 501),
         ("PUT", "/v2/sandboxes", 405),
@@ -583,3 +584,110 @@ async def test_a_sandbox_ends_when_its_time_is_up(plane):
 
     assert plane.agent.statuses() == []
     assert_error(await plane.client.get(f"/sandboxes/{made['sandboxID']}"), 404)
+
+
+# pause and resume
+
+
+async def test_a_paused_sandbox_is_told_of_listed_and_resumed(plane):
+    made = await create(plane, timeout=60)
+    path = f"/sandboxes/{made['sandboxID']}"
+    paused = await plane.client.post(f"{path}/pause")
+    found = await detail(plane, made["sandboxID"])
+    lists = [
+        [row["sandboxID"] for row in (await plane.client.get(url)).json()]
+        for url in ("/v2/sandboxes?state=paused", "/v2/sandboxes?state=running", "/sandboxes")
+    ]
+    resumed = await plane.client.post(f"/v2{path}/connect", json={"timeout": 90})
+    again = await plane.client.post(f"/v2{path}/connect", json={"timeout": 30})
+    after = await detail(plane, made["sandboxID"])
+
+    assert (paused.status_code, paused.content) == (204, b"")
+    assert found["state"] == "paused"
+    assert found["pauseMode"] == "full"
+    assert abs(left_s(found)) < 5
+    assert lists == [[made["sandboxID"]], [], []]
+    assert (resumed.status_code, again.status_code) == (201, 200)
+    assert resumed.json()["envdAccessToken"] == made["envdAccessToken"]
+    assert after["state"] == "running"
+    assert 80 < left_s(after) <= 90
+    assert "pauseMode" not in after
+
+
+async def test_only_what_runs_is_paused_and_only_what_is_paused_resumed(plane):
+    made = await create(plane)
+    path = f"/sandboxes/{made['sandboxID']}"
+    early = await plane.client.post(f"{path}/resume", json={"timeout": 60})
+    await plane.client.post(f"{path}/pause", json={})
+    second = await plane.client.post(f"{path}/pause", json={"memory": True})
+    timeouts = [
+        await plane.client.post(f"{path}/timeout", json={"timeout": 60}),
+        await plane.client.post(f"{path}/refreshes", json={"duration": 60}),
+    ]
+    late = await plane.client.post(f"{path}/resume", json={"timeout": 60})
+
+    assert "already running" in assert_error(early, 409)["message"]
+    assert "already paused" in assert_error(second, 409)["message"]
+    for answer in timeouts:
+        assert_error(answer, 404)
+    assert late.status_code == 201
+
+
+async def test_a_paused_sandbox_is_killed(plane):
+    made = await create(plane)
+    path = f"/sandboxes/{made['sandboxID']}"
+    await plane.client.post(f"{path}/pause")
+    killed = [(await plane.client.delete(path)).status_code for _ in range(2)]
+
+    assert killed == [204, 404]
+
+
+async def test_many_connects_resume_once(plane):
+    made = await create(plane)
+    path = f"/sandboxes/{made['sandboxID']}"
+    await plane.client.post(f"{path}/pause")
+    answers = await asyncio.gather(
+        *(plane.client.post(f"/v2{path}/connect", json={"timeout": 60}) for _ in range(30))
+    )
+
+    assert {answer.status_code for answer in answers} <= {200, 201}
+    assert (await detail(plane, made["sandboxID"]))["state"] == "running"
+
+
+async def test_a_sandbox_is_paused_when_its_time_is_over_if_it_asked_for_that(plane):
+    made = await create(plane, timeout=1, autoPause=True)
+    until = asyncio.get_running_loop().time() + 20
+    while (found := await detail(plane, made["sandboxID"]))["state"] != "paused":
+        assert asyncio.get_running_loop().time() < until
+        await asyncio.sleep(0.05)
+
+    assert found["lifecycle"] == {"autoResume": False, "onTimeout": "pause"}
+
+
+async def test_pause_and_connect_at_once_end_in_one_of_both(plane):
+    made = await create(plane)
+    path = f"/sandboxes/{made['sandboxID']}"
+    for _ in range(5):
+        answers = await asyncio.gather(
+            plane.client.post(f"{path}/pause"),
+            plane.client.post(f"/v2{path}/connect", json={"timeout": 60}),
+            plane.client.post(f"{path}/pause"),
+        )
+
+        assert {answer.status_code for answer in answers} <= {200, 201, 204, 409}
+    await plane.client.post(f"/v2{path}/connect", json={"timeout": 60})
+
+    assert (await detail(plane, made["sandboxID"]))["state"] == "running"
+
+
+async def test_a_team_at_its_limit_cannot_resume(plane):
+    first = await create(plane)
+    path = f"/sandboxes/{first['sandboxID']}"
+    await plane.client.post(f"{path}/pause")
+    others = [await create(plane) for _ in range(plane.scheduler.settings.team_max_sandboxes)]
+    refused = await plane.client.post(f"/v2{path}/connect", json={"timeout": 60})
+    await plane.client.delete(f"/sandboxes/{others[0]['sandboxID']}")
+    resumed = await plane.client.post(f"/v2{path}/connect", json={"timeout": 60})
+
+    assert "maximum number" in assert_error(refused, 429)["message"]
+    assert resumed.status_code == 201

@@ -148,7 +148,7 @@ class FakeRuntime:
     async def pause(self, handle: Handle) -> None:
         family.end(handle, signal.SIGSTOP)
         # The signal is sent; that it has been taken is seen a moment later.
-        while await self.recover(handle) is Status.RUNNING:
+        while await self.recover(handle) is Status.RUNNING:  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.001)
 
     async def resume(self, handle: Handle) -> None:

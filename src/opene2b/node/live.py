@@ -1,0 +1,88 @@
+"""One sandbox of this node in memory, and the tasks that work for it."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from opene2b.core.errors import ServiceError
+from opene2b.core.ids import SandboxId
+from opene2b.node.events import Status
+from opene2b.node.table import Entry
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Live:
+    """One sandbox of this node."""
+
+    entry: Entry
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Guards every call to the driver for this sandbox, `wait` excepted."""
+    netns: int | None = None
+    """Descriptor of its network namespace, while it runs in one of its own. A descriptor, because a path
+    by process id may name a stranger's by the time it is opened."""
+    starting: asyncio.Task[float] | None = None
+    watching: asyncio.Task[None] | None = None
+    ending: asyncio.Task[None] | None = None
+
+    @property
+    def sandbox_id(self) -> SandboxId:
+        return self.entry.order.sandbox_id
+
+    @property
+    def status(self) -> Status:
+        order = self.entry.order
+        return Status(
+            sandbox_id=order.sandbox_id, execution_id=order.execution_id, phase=self.entry.phase
+        )
+
+    def close_netns(self) -> None:
+        fd, self.netns = self.netns, None
+        if fd is not None:
+            os.close(fd)
+
+
+def report(task: asyncio.Task[Any], what: str, live: Live) -> None:
+    if not task.cancelled() and (exc := task.exception()) is not None:
+        extra = {**keys(live), "task": what, "detail": describe(exc)}
+        if isinstance(exc, ServiceError):
+            log.warning("agent_task_failed", extra=extra)
+        else:
+            log.error("agent_task_failed", extra=extra, exc_info=exc)
+
+
+def keys(live: Live) -> dict[str, Any]:
+    order = live.entry.order
+    return {"sandbox_id": order.sandbox_id, "execution_id": order.execution_id}
+
+
+def describe(exc: BaseException) -> str:
+    detail = exc.detail if isinstance(exc, ServiceError) else None
+    return f"{type(exc).__name__}: {exc}" + (f" ({detail})" if detail else "")
+
+
+async def finish(work: Coroutine[Any, Any, None]) -> None:
+    """Await to the end, whatever cancels us meanwhile; then be cancelled."""
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as exc:
+            cancelled = exc
+    task.result()
+    if cancelled is not None:
+        raise cancelled
+
+
+async def cancel(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel and wait until they have ended."""
+    running = {task for task in tasks if task is not None and not task.done()}
+    for task in running:
+        task.cancel()
+    if running:
+        await asyncio.wait(running)
