@@ -41,12 +41,15 @@ def wait_until_served(server: real_server.Server) -> None:
     pytest.fail("the server did not come back")
 
 
+@pytest.mark.parametrize("is_paused", [False, True])
 @pytest.mark.parametrize("word", ["api", "proxy", "node"])
-def test_a_sandbox_does_not_notice_the_death_of_a_server_process(server, word):
+def test_a_sandbox_does_not_notice_the_death_of_a_server_process(server, word, is_paused):
     sandbox = Sandbox.create(timeout=300)
     sandbox.commands.run("sleep 1000", background=True, timeout=0)
     sandbox.files.write("kept", "yes")
     before = sandbox.commands.run("pgrep -x sleep").stdout
+    if is_paused:
+        sandbox.pause()
 
     victims = processes_running(word, server.env["OPENE2B_HOME"])
     for pid in victims:

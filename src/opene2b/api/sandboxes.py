@@ -64,16 +64,18 @@ async def create_with(call: Call, default_timeout_s: int) -> Response:
 
 def ordered(body: wire.NewSandbox, default_timeout_s: int) -> Order:
     """Everything about the request that needs no records. Raises InvalidArgument, Unsupported."""
+    auto_resume = body.auto_resume is not None and bool(body.auto_resume.enabled)
+    if body.auto_pause_memory is False and not body.auto_pause:
+        raise InvalidArgument("autoPauseMemory needs autoPause")
+    if body.auto_pause_memory is False and auto_resume:
+        raise InvalidArgument("autoPauseMemory false cannot be combined with autoResume")
     for name, value in (
-        ("autoResume", body.auto_resume is not None and body.auto_resume.enabled),
         ("autoPauseMemory false", body.auto_pause and body.auto_pause_memory is False),
         ("volumeMounts", body.volume_mounts),
         ("iam", (body.iam or {}).get("tokens")),
     ):
         if value:
             raise networks.not_yet(name)
-    if body.auto_pause_memory is False and not body.auto_pause:
-        raise InvalidArgument("autoPauseMemory needs autoPause")
     plan = networks.plan(body.network, body.allow_internet_access)
     options = {
         "internet": plan.internet,
@@ -82,6 +84,7 @@ def ordered(body: wire.NewSandbox, default_timeout_s: int) -> Order:
         "network": msgspec.to_builtins(body.network) if body.network else None,
         "mcp": body.mcp,
         "auto_pause": body.auto_pause or None,
+        "auto_resume": auto_resume or None,
     }
     return Order(
         template=body.template_id,
@@ -329,7 +332,8 @@ def detail(sandbox: Sandbox, domain: str) -> wire.SandboxDetail:
         allow_internet_access=sandbox.options.get("allow_internet_access"),
         network=msgspec.convert(network, wire.Network) if network else None,
         lifecycle=wire.Lifecycle(
-            auto_resume=False, on_timeout="pause" if sandbox.options.get("auto_pause") else "kill"
+            auto_resume=bool(sandbox.options.get("auto_resume")),
+            on_timeout="pause" if sandbox.options.get("auto_pause") else "kill",
         ),
         pause_mode="full" if sandbox.state in STANDING else None,
     )

@@ -35,7 +35,7 @@ class Resources(_message.Message):
     def __init__(self, cpu_count: _Optional[int] = ..., memory_mib: _Optional[int] = ..., disk_mib: _Optional[int] = ..., pids: _Optional[int] = ...) -> None: ...
 
 class SandboxSpec(_message.Message):
-    __slots__ = ("sandbox_id", "execution_id", "template_id", "image_id", "resources", "env_vars", "envd_access_token", "traffic_access_token", "mask_request_host", "allow_internet_access")
+    __slots__ = ("sandbox_id", "execution_id", "template_id", "image_id", "resources", "env_vars", "envd_access_token", "traffic_access_token", "mask_request_host", "allow_internet_access", "auto_resume")
     class EnvVarsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,7 @@ class SandboxSpec(_message.Message):
     TRAFFIC_ACCESS_TOKEN_FIELD_NUMBER: _ClassVar[int]
     MASK_REQUEST_HOST_FIELD_NUMBER: _ClassVar[int]
     ALLOW_INTERNET_ACCESS_FIELD_NUMBER: _ClassVar[int]
+    AUTO_RESUME_FIELD_NUMBER: _ClassVar[int]
     sandbox_id: str
     execution_id: str
     template_id: str
@@ -63,7 +64,8 @@ class SandboxSpec(_message.Message):
     traffic_access_token: str
     mask_request_host: str
     allow_internet_access: bool
-    def __init__(self, sandbox_id: _Optional[str] = ..., execution_id: _Optional[str] = ..., template_id: _Optional[str] = ..., image_id: _Optional[str] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., env_vars: _Optional[_Mapping[str, str]] = ..., envd_access_token: _Optional[str] = ..., traffic_access_token: _Optional[str] = ..., mask_request_host: _Optional[str] = ..., allow_internet_access: _Optional[bool] = ...) -> None: ...
+    auto_resume: bool
+    def __init__(self, sandbox_id: _Optional[str] = ..., execution_id: _Optional[str] = ..., template_id: _Optional[str] = ..., image_id: _Optional[str] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., env_vars: _Optional[_Mapping[str, str]] = ..., envd_access_token: _Optional[str] = ..., traffic_access_token: _Optional[str] = ..., mask_request_host: _Optional[str] = ..., allow_internet_access: _Optional[bool] = ..., auto_resume: _Optional[bool] = ...) -> None: ...
 
 class CreateRequest(_message.Message):
     __slots__ = ("spec",)
@@ -113,6 +115,18 @@ class ResumeResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class DeclineRequest(_message.Message):
+    __slots__ = ("sandbox_id", "execution_id")
+    SANDBOX_ID_FIELD_NUMBER: _ClassVar[int]
+    EXECUTION_ID_FIELD_NUMBER: _ClassVar[int]
+    sandbox_id: str
+    execution_id: str
+    def __init__(self, sandbox_id: _Optional[str] = ..., execution_id: _Optional[str] = ...) -> None: ...
+
+class DeclineResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class ListRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -124,14 +138,16 @@ class ListResponse(_message.Message):
     def __init__(self, sandboxes: _Optional[_Iterable[_Union[SandboxStatus, _Mapping]]] = ...) -> None: ...
 
 class SandboxStatus(_message.Message):
-    __slots__ = ("sandbox_id", "execution_id", "phase")
+    __slots__ = ("sandbox_id", "execution_id", "phase", "wanted")
     SANDBOX_ID_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_ID_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
     sandbox_id: str
     execution_id: str
     phase: Phase
-    def __init__(self, sandbox_id: _Optional[str] = ..., execution_id: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ...) -> None: ...
+    wanted: bool
+    def __init__(self, sandbox_id: _Optional[str] = ..., execution_id: _Optional[str] = ..., phase: _Optional[_Union[Phase, str]] = ..., wanted: _Optional[bool] = ...) -> None: ...
 
 class InfoRequest(_message.Message):
     __slots__ = ()

@@ -54,6 +54,11 @@ class NodeStub:
                 request_serializer=opene2b_dot_gen_dot_node__pb2.ResumeRequest.SerializeToString,
                 response_deserializer=opene2b_dot_gen_dot_node__pb2.ResumeResponse.FromString,
                 _registered_method=True)
+        self.Decline = channel.unary_unary(
+                '/opene2b.node.v1.Node/Decline',
+                request_serializer=opene2b_dot_gen_dot_node__pb2.DeclineRequest.SerializeToString,
+                response_deserializer=opene2b_dot_gen_dot_node__pb2.DeclineResponse.FromString,
+                _registered_method=True)
         self.List = channel.unary_unary(
                 '/opene2b.node.v1.Node/List',
                 request_serializer=opene2b_dot_gen_dot_node__pb2.ListRequest.SerializeToString,
@@ -106,6 +111,13 @@ class NodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Decline(self, request, context):
+        """Whoever waits for a paused sandbox (SandboxStatus.wanted) waits in vain. Repeatable.  NOT_FOUND
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def List(self, request, context):
         """All sandboxes this node has, starting ones included: what a restarted control plane asks first.
         """
@@ -149,6 +161,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Resume,
                     request_deserializer=opene2b_dot_gen_dot_node__pb2.ResumeRequest.FromString,
                     response_serializer=opene2b_dot_gen_dot_node__pb2.ResumeResponse.SerializeToString,
+            ),
+            'Decline': grpc.unary_unary_rpc_method_handler(
+                    servicer.Decline,
+                    request_deserializer=opene2b_dot_gen_dot_node__pb2.DeclineRequest.FromString,
+                    response_serializer=opene2b_dot_gen_dot_node__pb2.DeclineResponse.SerializeToString,
             ),
             'List': grpc.unary_unary_rpc_method_handler(
                     servicer.List,
@@ -274,6 +291,33 @@ class Node:
             '/opene2b.node.v1.Node/Resume',
             opene2b_dot_gen_dot_node__pb2.ResumeRequest.SerializeToString,
             opene2b_dot_gen_dot_node__pb2.ResumeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Decline(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/opene2b.node.v1.Node/Decline',
+            opene2b_dot_gen_dot_node__pb2.DeclineRequest.SerializeToString,
+            opene2b_dot_gen_dot_node__pb2.DeclineResponse.FromString,
             options,
             channel_credentials,
             insecure,

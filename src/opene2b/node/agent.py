@@ -42,6 +42,9 @@ END_LIMIT_S = 30.0
 CLOSE_LIMIT_S = 5.0
 """What a closing agent gives to creates and kills under way; the next agent undoes or finishes the rest."""
 WATCH_RETRY_S = 1.0
+AWAKE_LIMIT_S = 12.0
+"""How long traffic waits for a sandbox to be resumed: less than the proxy waits for our answer."""
+AWAKE_AGAIN_S = 0.25
 ALIVE = frozenset({Phase.RUNNING, Phase.PAUSED})
 TAKE_OVER_AT_ONCE = 16
 """Freeing a sandbox may start a process of the driver."""
@@ -194,6 +197,32 @@ class Agent:
         live = self.live.get(SandboxId(sandbox_id))
         return live if live is not None and live.entry.phase is Phase.RUNNING else None
 
+    def reachable(self, sandbox_id: str) -> Live | None:
+        """For the gateway: one that can be dialled now, or when it has been resumed for that."""
+        live = self.live.get(SandboxId(sandbox_id))
+        if live is None:
+            return None
+        waits = live.entry.phase is Phase.PAUSED and live.entry.order.auto_resume
+        return live if waits or live.entry.phase is Phase.RUNNING else None
+
+    async def awake(self, live: Live) -> bool:
+        """Wait until a paused sandbox runs, which the control plane decides; however many wait, it is asked once."""
+        until = time.monotonic() + AWAKE_LIMIT_S
+        while live.entry.phase is Phase.PAUSED and (left_s := until - time.monotonic()) > 0:
+            if live.awaking is None:
+                live.awaking = asyncio.get_running_loop().create_future()
+            # Said again and again: nobody may have listened, or the pause may just be on its way into the records.
+            self.events.publish(live.status)
+            done, _ = await asyncio.wait({live.awaking}, timeout=min(left_s, AWAKE_AGAIN_S))
+            if done:
+                return done.pop().result()
+        live.answer_waiting(runs=False)
+        return live.entry.phase is Phase.RUNNING
+
+    def decline(self, sandbox_id: SandboxId, execution_id: ExecutionId) -> None:
+        """Whoever waits for this sandbox waits in vain. Raises NotFound."""
+        self.known(sandbox_id, execution_id).answer_waiting(runs=False)
+
     async def create(self, order: Order) -> float:
         """Make a sandbox; returns the seconds that it took, once envd can be reached.
 
@@ -302,6 +331,8 @@ class Agent:
                 self.events.publish(live.status)
                 raise
             live.entry = wanted
+            if phase is Phase.RUNNING:
+                live.answer_waiting(runs=True)
             self.events.publish(live.status)
         log.info("sandbox_turned", extra={**keys(live), "phase": phase.value})
 
@@ -405,6 +436,7 @@ class Agent:
         if live.entry.phase not in ALIVE:
             return
         live.entry = replace(live.entry, phase=Phase.ENDED)
+        live.answer_waiting(runs=False)
         live.close_netns()
         log.info("sandbox_ended", extra={**keys(live), "reason": exit_.reason})
         self.events.publish(live.status)
@@ -417,6 +449,7 @@ class Agent:
             if self.live.get(live.sandbox_id) is not live:
                 return
             live.entry = replace(live.entry, phase=Phase.STOPPING)
+            live.answer_waiting(runs=False)
             live.close_netns()
             # Routes go first: otherwise a request can reach a place already given to another.
             self.events.publish(live.status)

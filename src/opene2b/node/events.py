@@ -22,6 +22,8 @@ class Status:
     sandbox_id: SandboxId
     execution_id: ExecutionId
     phase: Phase
+    is_wanted: bool = False
+    """Traffic waits for it to be resumed."""
 
 
 class TooSlow(Exception):

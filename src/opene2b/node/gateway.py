@@ -167,7 +167,7 @@ class Gateway:
             peer.send({"id": number, "error": "internal"})
 
     def route(self, sandbox_id: str) -> dict[str, Any]:
-        live = self.agent.running(sandbox_id)
+        live = self.agent.reachable(sandbox_id)
         if live is None:
             return {"error": "not_found"}
         order = live.entry.order
@@ -182,9 +182,12 @@ class Gateway:
     async def dial(
         self, peer: Peer, number: int, sandbox_id: str, execution_id: object, port: int
     ) -> None:
-        live = self.agent.running(sandbox_id)
+        live = self.agent.reachable(sandbox_id)
         if live is None or live.entry.order.execution_id != execution_id:
             peer.send({"id": number, "error": "not_found"})
+            return
+        if live.entry.phase is Phase.PAUSED and not await self.agent.awake(live):
+            peer.send({"id": number, "error": "internal"})
             return
         handle = live.entry.handle
         if handle is not None and port == ENVD_PORT:
@@ -210,6 +213,8 @@ class Gateway:
 
     def tell_gone(self, status: Status) -> None:
         """A listener of the agent's events."""
+        if status.is_wanted:
+            return  # paused before: this says that somebody waits, on a connection that must not be reset
         if status.phase in {Phase.STOPPING, Phase.ENDED, Phase.PAUSED}:
             for peer in list(self.peers):
                 peer.send({"gone": status.sandbox_id, "execution_id": status.execution_id})

@@ -28,6 +28,8 @@ class Live:
     starting: asyncio.Task[float] | None = None
     watching: asyncio.Task[None] | None = None
     ending: asyncio.Task[None] | None = None
+    awaking: asyncio.Future[bool] | None = None
+    """While traffic waits for it: done when it runs (True) or will not (False)."""
 
     @property
     def sandbox_id(self) -> SandboxId:
@@ -37,8 +39,17 @@ class Live:
     def status(self) -> Status:
         order = self.entry.order
         return Status(
-            sandbox_id=order.sandbox_id, execution_id=order.execution_id, phase=self.entry.phase
+            sandbox_id=order.sandbox_id,
+            execution_id=order.execution_id,
+            phase=self.entry.phase,
+            is_wanted=self.awaking is not None,
         )
+
+    def answer_waiting(self, *, runs: bool) -> None:
+        """Whoever waits for it to be resumed waits no more."""
+        awaking, self.awaking = self.awaking, None
+        if awaking is not None and not awaking.done():
+            awaking.set_result(runs)
 
     def close_netns(self) -> None:
         fd, self.netns = self.netns, None

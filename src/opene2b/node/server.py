@@ -99,6 +99,15 @@ class NodeService(node_pb2_grpc.NodeServicer):
         )
         return node_pb2.ResumeResponse()
 
+    async def Decline(  # noqa: N802
+        self, request: node_pb2.DeclineRequest, context: Any
+    ) -> node_pb2.DeclineResponse:
+        async def decline() -> None:
+            self.agent.decline(SandboxId(request.sandbox_id), ExecutionId(request.execution_id))
+
+        await answer(context, decline())
+        return node_pb2.DeclineResponse()
+
     async def List(  # noqa: N802
         self, request: node_pb2.ListRequest, context: Any
     ) -> node_pb2.ListResponse:
@@ -190,6 +199,7 @@ def parse_order(spec: node_pb2.SandboxSpec) -> Order:
         traffic_access_token=spec.traffic_access_token or None,
         mask_request_host=spec.mask_request_host or None,
         allow_internet_access=spec.allow_internet_access,
+        auto_resume=spec.auto_resume,
     )
 
 
@@ -198,6 +208,7 @@ def wire(status: Status) -> node_pb2.SandboxStatus:
         sandbox_id=status.sandbox_id,
         execution_id=status.execution_id,
         phase=PHASES[status.phase],
+        wanted=status.is_wanted,
     )
 
 

@@ -49,6 +49,8 @@ class Order:
     traffic_access_token: str | None = field(default=None, repr=False)
     mask_request_host: str | None = None
     allow_internet_access: bool = True
+    auto_resume: bool = False
+    """While it is paused, traffic for it waits and makes it wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,6 +93,7 @@ class Node:
             traffic_access_token=sandbox.traffic_access_token or "",
             mask_request_host=network.get("maskRequestHost") or "",
             allow_internet_access=options.get("internet", True),
+            auto_resume=bool(options.get("auto_resume")),
         )
         request = node_pb2.CreateRequest(spec=spec)
         answer = await self.call(self.stub.Create, request, CREATE_LIMIT_S)
@@ -107,6 +108,11 @@ class Node:
         """Raises what `proto/node.proto` says."""
         request = node_pb2.ResumeRequest(sandbox_id=sandbox.id, execution_id=sandbox.execution_id)
         await self.call(self.stub.Resume, request, CALL_LIMIT_S)
+
+    async def decline(self, sandbox: Sandbox) -> None:
+        """Whoever waits for this paused sandbox waits in vain. Raises NotFound."""
+        request = node_pb2.DeclineRequest(sandbox_id=sandbox.id, execution_id=sandbox.execution_id)
+        await self.call(self.stub.Decline, request, CALL_LIMIT_S)
 
     async def kill(self, sandbox_id: SandboxId) -> bool:
         answer = await self.call(

@@ -109,6 +109,8 @@ class Reconciler:
             if phase in {node_pb2.PHASE_RUNNING, node_pb2.PHASE_PAUSED}:
                 if (row.state, phase) != (SandboxState.PAUSED, node_pb2.PHASE_PAUSED):
                     scheduler.turns.settle(row.id)
+                elif mine is not None and mine.wanted and row.options.get("auto_resume"):
+                    scheduler.run(scheduler.turns.awake(row), f"awake {row.id}")
             elif phase != node_pb2.PHASE_STOPPING:
                 log.info("sandbox_lost", extra={"sandbox_id": row.id})
                 await scheduler.end(row, SandboxEvent.LOST)

@@ -207,7 +207,11 @@ class Scheduler:
             traffic_access_token=self.tokens.traffic(sandbox_id) if private else None,
             metadata=order.metadata,
             env_vars=order.env_vars,
-            options={**order.options, **({"idempotency_key": key} if key else {})},
+            options={
+                **order.options,
+                "timeout_s": order.timeout_s,
+                **({"idempotency_key": key} if key else {}),
+            },
         )
         self.creating.add(sandbox_id)
         for seen in self.onlookers:

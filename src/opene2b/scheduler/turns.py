@@ -5,6 +5,7 @@ was asked for is in the record before the node is asked, and `settle` finishes w
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+AWAKE_S = 300
+"""A sandbox that was resumed by traffic runs at least so long. Source: E2B contract, auto-resume."""
 S, E = SandboxState, SandboxEvent
 
 
@@ -69,6 +72,18 @@ class Turns:
             end_at=now + timedelta(seconds=timeout_s),
             max_end_at=now + timedelta(seconds=settings.max_timeout_s),
         )
+
+    async def awake(self, sandbox: Sandbox) -> None:
+        """Traffic waits for a paused sandbox: resume it, if it may run."""
+        wanted_s = max(int(sandbox.options.get("timeout_s", 0)), AWAKE_S)
+        try:
+            await self.resume(sandbox, min(wanted_s, self.scheduler.settings.max_timeout_s))
+        except WrongState:
+            return  # somebody else resumes it, or ends it
+        except ServiceError as exc:
+            log.warning("not_resumed", extra={"sandbox_id": sandbox.id, "detail": exc.message})
+            with contextlib.suppress(NotFound):
+                await self.scheduler.node.decline(sandbox)
 
     async def take(
         self,

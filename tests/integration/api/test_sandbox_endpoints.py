@@ -109,7 +109,15 @@ async def test_detail_says_what_create_said(plane):
         ({"templateID": "base", "network": {"denyOut": ["example.com"]}}, 400),
         ({"templateID": "base", "autoPauseMemory": False}, 400),
         ({"templateID": "base", "autoPause": True, "autoPauseMemory": False}, 501),
-        ({"templateID": "base", "autoResume": {"enabled": True}}, 501),
+        (
+            {
+                "templateID": "base",
+                "autoPause": True,
+                "autoPauseMemory": False,
+                "autoResume": {"enabled": True},
+            },
+            400,
+        ),
         ({"templateID": "base", "volumeMounts": [{"name": "a", "path": "/a"}]}, 501),
         ({"templateID": "base", "network": {"allowOut": ["1.1.1.1"]}}, 501),
         ({"templateID": "unbuilt"}, 503),

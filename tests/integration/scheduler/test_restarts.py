@@ -228,3 +228,57 @@ async def test_the_kill_of_a_sandbox_that_cannot_be_freed_is_tried_again(host):
         assert kept == [SandboxState.KILLING]
         assert host.agent.statuses() == []
         assert await plane.store.all_sandboxes() == []
+
+
+@pytest.mark.parametrize(
+    ("record", "on_node", "wanted"),
+    [
+        (SandboxState.PAUSING, "running", SandboxState.PAUSED),
+        (SandboxState.PAUSING, "paused", SandboxState.PAUSED),
+        (SandboxState.PAUSED, "running", SandboxState.PAUSED),
+        (SandboxState.RESUMING, "paused", SandboxState.RUNNING),
+        (SandboxState.RESUMING, "running", SandboxState.RUNNING),
+        (SandboxState.RUNNING, "paused", SandboxState.RUNNING),
+    ],
+)
+async def test_what_was_asked_for_is_done_after_a_restart(host, record, on_node, wanted):
+    async with host.control_plane() as plane:
+        sandbox_id = await create(plane)
+        row = await plane.store.update_sandbox(
+            sandbox_id, expected=frozenset({SandboxState.RUNNING}), state=record
+        )
+    if on_node == "paused":
+        await host.agent.pause(sandbox_id, row.execution_id)
+    async with host.control_plane() as plane:
+
+        async def settled():
+            now = await plane.store.sandbox(sandbox_id)
+            phases = [status.phase.value for status in host.agent.statuses()]
+            return now.state is wanted and phases == [wanted.value]
+
+        async with asyncio.timeout(LIMIT_S):
+            while not await settled():
+                await asyncio.sleep(0.01)
+        due = sandbox_id in plane.scheduler.deadlines.current
+        killed = await plane.client.delete(f"/sandboxes/{sandbox_id}")
+
+    assert due is (wanted is SandboxState.RUNNING)
+    assert killed.status_code == 204
+
+
+@pytest.mark.parametrize(
+    "record", [SandboxState.PAUSING, SandboxState.PAUSED, SandboxState.RESUMING]
+)
+async def test_a_paused_sandbox_that_its_node_lost_is_gone(host, record):
+    async with host.control_plane() as plane:
+        sandbox_id = await create(plane)
+        await plane.store.update_sandbox(
+            sandbox_id, expected=frozenset({SandboxState.RUNNING}), state=record
+        )
+    await host.agent.kill(sandbox_id)
+    async with host.control_plane() as plane:
+        async with asyncio.timeout(LIMIT_S):
+            while await plane.store.all_sandboxes():
+                await asyncio.sleep(0.01)
+
+        assert await listed(plane) == []
