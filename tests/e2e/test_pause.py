@@ -122,7 +122,8 @@ def test_a_service_has_its_address_again(sandbox):
             with urllib.request.urlopen(request, timeout=10) as answer:
                 return answer.status
         except urllib.error.HTTPError as exc:
-            return exc.code
+            with exc:
+                return exc.code
 
     until = time.monotonic() + 10
     while (before := status()) != 200 and time.monotonic() < until:
@@ -167,7 +168,8 @@ def test_traffic_resumes_a_paused_sandbox_once_for_all(server):
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status
         except urllib.error.HTTPError as exc:
-            return exc.code
+            with exc:
+                return exc.code
 
     until = time.monotonic() + 10
     while fetch(0) != 200 and time.monotonic() < until:
@@ -202,8 +204,43 @@ def test_a_wrong_token_resumes_nothing(server):
     )
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request, timeout=20)
+    refused.value.close()
     state = made.get_info().state
     made.kill()
 
     assert refused.value.code == 403
     assert state is SandboxState.PAUSED
+
+
+def test_without_its_memory_a_sandbox_starts_again_from_its_disk(sandbox):
+    sandbox.files.write("mine", "kept")
+    sandbox.commands.run("sudo install -o root -m 600 /dev/null /opt/roots && echo x > /dev/shm/m")
+    sandbox.commands.run("sleep 1000", background=True, timeout=0)
+    sandbox.pause(mode="filesystem")
+    info = sandbox.get_info()
+    again = Sandbox.connect(sandbox.sandbox_id, timeout=60)
+    seen = again.commands.run(
+        "cat mine; stat -c ' %U %a' /opt/roots; echo $E; pgrep -x sleep || echo none;"
+        " ls /dev/shm; getent hosts e2b.local | cut -d' ' -f1; hostname -I"
+    ).stdout.split()
+    token_works = again.files.exists("mine")
+    again.pause(mode="filesystem")
+    third = Sandbox.connect(sandbox.sandbox_id, timeout=60)
+
+    assert info.state is SandboxState.PAUSED
+    assert seen[:5] == ["kept", "root", "600", "kept", "none"]
+    assert seen[5] == seen[6]  # its own address, whatever it is now
+    assert token_works
+    assert third.files.read("mine") == "kept"
+
+
+def test_what_a_guest_made_of_its_etc_leads_nowhere_outside(sandbox, tmp_path):
+    target = tmp_path / "etc"
+    target.mkdir()
+    (target / "hosts").write_text("10.0.0.1 e2b.local\n")
+    sandbox.commands.run(f"mv /etc /etc2 && ln -s {target} /etc", user="root")
+    sandbox.pause(mode="filesystem")
+    resumed = Sandbox.connect(sandbox.sandbox_id, timeout=60)
+
+    assert (target / "hosts").read_text() == "10.0.0.1 e2b.local\n"
+    assert resumed.sandbox_id == sandbox.sandbox_id

@@ -87,6 +87,27 @@ def measure(figures: Figures, rounds: int) -> None:
     figures.add("kill", kills)
 
 
+def measure_turns(figures: Figures, rounds: int) -> None:
+    """Pause and resume; with memory, and from the disk alone."""
+    sandbox = Sandbox.create(timeout=600)
+    try:
+        sandbox.commands.run("true")
+        for name, mode in (("", "full"), (", disk alone", "filesystem")):
+            pauses, resumes, firsts = [], [], []
+            for _ in range(rounds if mode == "full" else max(rounds // 6, 3)):
+                pauses.append(timed(lambda m=mode: sandbox.pause(mode=m)))
+                start = time.perf_counter()
+                sandbox.connect(timeout=600)
+                resumes.append((time.perf_counter() - start) * 1e3)
+                sandbox.commands.run("true")
+                firsts.append((time.perf_counter() - start) * 1e3)
+            figures.add(f"pause{name}", pauses)
+            figures.add(f"resume{name}", resumes)
+            figures.add(f"resume{name} -> first command's output", firsts)
+    finally:
+        sandbox.kill()
+
+
 def measure_at_once(figures: Figures, count: int) -> None:
     totals, singles = [], []
     with ThreadPoolExecutor(count) as pool:
@@ -202,6 +223,7 @@ def main() -> None:
             )  # The pool of network places fills; creates of a busy start are not the subject.
             measure(figures, arguments.rounds)
             measure_at_once(figures, arguments.at_once)
+            measure_turns(figures, arguments.rounds)
             measure_memory(figures, arguments.alive)
             transfers.measure(figures.add, server.proxy_url)
             transfers.measure_envd_memory(figures.add, server.proxy_url)

@@ -16,6 +16,7 @@ from opene2b.core.ids import TemplateId
 from opene2b.core.records import Sandbox
 from opene2b.core.states import SandboxState
 from opene2b.scheduler import templates
+from opene2b.scheduler.node import PAUSE_MODE
 from opene2b.scheduler.sandboxes import RUNNING, STANDING, Order
 from opene2b.store.protocol import SandboxQuery
 
@@ -70,7 +71,6 @@ def ordered(body: wire.NewSandbox, default_timeout_s: int) -> Order:
     if body.auto_pause_memory is False and auto_resume:
         raise InvalidArgument("autoPauseMemory false cannot be combined with autoResume")
     for name, value in (
-        ("autoPauseMemory false", body.auto_pause and body.auto_pause_memory is False),
         ("volumeMounts", body.volume_mounts),
         ("iam", (body.iam or {}).get("tokens")),
     ):
@@ -84,6 +84,7 @@ def ordered(body: wire.NewSandbox, default_timeout_s: int) -> Order:
         "network": msgspec.to_builtins(body.network) if body.network else None,
         "mcp": body.mcp,
         "auto_pause": body.auto_pause or None,
+        "auto_pause_memory": body.auto_pause_memory,
         "auto_resume": auto_resume or None,
     }
     return Order(
@@ -129,10 +130,8 @@ def digest(order: Order) -> str:
 async def connect(call: Call) -> Response:
     body = await call.body(wire.ConnectSandbox, default=wire.ConnectSandbox())
     timeout_s = CREATE_TIMEOUT_S if body.timeout is None else body.timeout
-    if body.memory is False:
-        raise networks.not_yet("memory false")
     sandbox, was_paused = await call.parts.scheduler.connect(
-        call.team, call.sandbox_id(), timeout_s
+        call.team, call.sandbox_id(), timeout_s, disk_only=body.memory is False
     )
     # wire: 201 says that it was paused
     return Json(view(sandbox, call.parts.domain), status_code=201 if was_paused else 200)
@@ -151,9 +150,8 @@ async def resume(call: Call) -> Response:
 
 async def pause(call: Call) -> Response:
     body = await call.body(wire.PauseSandbox, default=wire.PauseSandbox())
-    if body.memory is False:
-        raise networks.not_yet("memory false")
-    await call.parts.scheduler.pause(call.team, call.sandbox_id())
+    disk_only = body.memory is False
+    await call.parts.scheduler.pause(call.team, call.sandbox_id(), disk_only=disk_only)
     return empty()
 
 
@@ -335,5 +333,5 @@ def detail(sandbox: Sandbox, domain: str) -> wire.SandboxDetail:
             auto_resume=bool(sandbox.options.get("auto_resume")),
             on_timeout="pause" if sandbox.options.get("auto_pause") else "kill",
         ),
-        pause_mode="full" if sandbox.state in STANDING else None,
+        pause_mode=sandbox.options.get(PAUSE_MODE) if sandbox.state in STANDING else None,
     )

@@ -132,7 +132,7 @@ class SandboxDetail(ListedSandbox, omit_defaults=True):
     network: Network | None = None
     lifecycle: Lifecycle | None = None
     pause_mode: str | None = field(name="pauseMode", default=None)
-    """`full` while it is paused: its processes go on when it is resumed."""
+    """While it is paused: `full`, its processes go on when it is resumed; `filesystem`, its disk is all that is kept."""
 
 
 class Template(Struct, omit_defaults=True):

@@ -41,6 +41,8 @@ class SandboxEvent(StrEnum):
     """The node says that it runs on."""
     RESUME = "resume"
     """A client asked, or traffic came."""
+    RESUME_FAILED = "resume_failed"
+    """The node says that it cannot, now; the sandbox is as it was."""
     RESUMED = "resumed"
     """The node says that it goes on."""
     LOST = "lost"
@@ -81,6 +83,7 @@ TABLE: dict[
     (S.PAUSED, E.KILL): (S.KILLING, (I.KILL_ON_NODE,)),
     (S.PAUSED, E.LOST): (S.KILLING, (I.KILL_ON_NODE,)),
     (S.RESUMING, E.RESUMED): (S.RUNNING, (I.SCHEDULE_EXPIRY,)),
+    (S.RESUMING, E.RESUME_FAILED): (S.PAUSED, ()),
     (S.RESUMING, E.KILL): (S.KILLING, (I.KILL_ON_NODE,)),
     (S.RESUMING, E.LOST): (S.KILLING, (I.KILL_ON_NODE,)),
     # The node frees what an ended sandbox used only when told: KILL_ON_NODE is repeatable.

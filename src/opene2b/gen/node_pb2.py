@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16opene2b/gen/node.proto\x12\x0fopene2b.node.v1\"R\n\tResources\x12\x11\n\tcpu_count\x18\x01 \x01(\r\x12\x12\n\nmemory_mib\x18\x02 \x01(\r\x12\x10\n\x08\x64isk_mib\x18\x03 \x01(\r\x12\x0c\n\x04pids\x18\x04 \x01(\r\"\x82\x03\n\x0bSandboxSpec\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12\x13\n\x0btemplate_id\x18\x03 \x01(\t\x12\x10\n\x08image_id\x18\x04 \x01(\t\x12-\n\tresources\x18\x05 \x01(\x0b\x32\x1a.opene2b.node.v1.Resources\x12;\n\x08\x65nv_vars\x18\x06 \x03(\x0b\x32).opene2b.node.v1.SandboxSpec.EnvVarsEntry\x12\x19\n\x11\x65nvd_access_token\x18\x07 \x01(\t\x12\x1c\n\x14traffic_access_token\x18\x08 \x01(\t\x12\x19\n\x11mask_request_host\x18\t \x01(\t\x12\x1d\n\x15\x61llow_internet_access\x18\n \x01(\x08\x12\x13\n\x0b\x61uto_resume\x18\x0b \x01(\x08\x1a.\n\x0c\x45nvVarsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\";\n\rCreateRequest\x12*\n\x04spec\x18\x01 \x01(\x0b\x32\x1c.opene2b.node.v1.SandboxSpec\"\'\n\x0e\x43reateResponse\x12\x15\n\rstart_seconds\x18\x01 \x01(\x01\"!\n\x0bKillRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\"\x1d\n\x0cKillResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"8\n\x0cPauseRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\"\x0f\n\rPauseResponse\"9\n\rResumeRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\"\x10\n\x0eResumeResponse\":\n\x0e\x44\x65\x63lineRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\"\x11\n\x0f\x44\x65\x63lineResponse\"\r\n\x0bListRequest\"A\n\x0cListResponse\x12\x31\n\tsandboxes\x18\x01 \x03(\x0b\x32\x1e.opene2b.node.v1.SandboxStatus\"p\n\rSandboxStatus\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12%\n\x05phase\x18\x03 \x01(\x0e\x32\x16.opene2b.node.v1.Phase\x12\x0e\n\x06wanted\x18\x04 \x01(\x08\"\r\n\x0bInfoRequest\"\x93\x01\n\x0cInfoResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\x11\n\tisolation\x18\x04 \x01(\t\x12\x15\n\rmax_sandboxes\x18\x05 \x01(\r\x12&\n\x06images\x18\x06 \x03(\x0b\x32\x16.opene2b.node.v1.Image\";\n\x05Image\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x10\n\x08progress\x18\x03 \x01(\t\"\x0e\n\x0cWatchRequest\"G\n\tNodeEvent\x12\x31\n\x07\x63hanged\x18\x01 \x01(\x0b\x32\x1e.opene2b.node.v1.SandboxStatusH\x00\x42\x07\n\x05\x65vent*|\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x12\n\x0ePHASE_STARTING\x10\x01\x12\x11\n\rPHASE_RUNNING\x10\x02\x12\x0f\n\x0bPHASE_ENDED\x10\x03\x12\x12\n\x0ePHASE_STOPPING\x10\x04\x12\x10\n\x0cPHASE_PAUSED\x10\x05\x32\xc7\x04\n\x04Node\x12I\n\x06\x43reate\x12\x1e.opene2b.node.v1.CreateRequest\x1a\x1f.opene2b.node.v1.CreateResponse\x12\x43\n\x04Kill\x12\x1c.opene2b.node.v1.KillRequest\x1a\x1d.opene2b.node.v1.KillResponse\x12\x46\n\x05Pause\x12\x1d.opene2b.node.v1.PauseRequest\x1a\x1e.opene2b.node.v1.PauseResponse\x12I\n\x06Resume\x12\x1e.opene2b.node.v1.ResumeRequest\x1a\x1f.opene2b.node.v1.ResumeResponse\x12L\n\x07\x44\x65\x63line\x12\x1f.opene2b.node.v1.DeclineRequest\x1a .opene2b.node.v1.DeclineResponse\x12\x43\n\x04List\x12\x1c.opene2b.node.v1.ListRequest\x1a\x1d.opene2b.node.v1.ListResponse\x12\x43\n\x04Info\x12\x1c.opene2b.node.v1.InfoRequest\x1a\x1d.opene2b.node.v1.InfoResponse\x12\x44\n\x05Watch\x12\x1d.opene2b.node.v1.WatchRequest\x1a\x1a.opene2b.node.v1.NodeEvent0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16opene2b/gen/node.proto\x12\x0fopene2b.node.v1\"R\n\tResources\x12\x11\n\tcpu_count\x18\x01 \x01(\r\x12\x12\n\nmemory_mib\x18\x02 \x01(\r\x12\x10\n\x08\x64isk_mib\x18\x03 \x01(\r\x12\x0c\n\x04pids\x18\x04 \x01(\r\"\x82\x03\n\x0bSandboxSpec\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12\x13\n\x0btemplate_id\x18\x03 \x01(\t\x12\x10\n\x08image_id\x18\x04 \x01(\t\x12-\n\tresources\x18\x05 \x01(\x0b\x32\x1a.opene2b.node.v1.Resources\x12;\n\x08\x65nv_vars\x18\x06 \x03(\x0b\x32).opene2b.node.v1.SandboxSpec.EnvVarsEntry\x12\x19\n\x11\x65nvd_access_token\x18\x07 \x01(\t\x12\x1c\n\x14traffic_access_token\x18\x08 \x01(\t\x12\x19\n\x11mask_request_host\x18\t \x01(\t\x12\x1d\n\x15\x61llow_internet_access\x18\n \x01(\x08\x12\x13\n\x0b\x61uto_resume\x18\x0b \x01(\x08\x1a.\n\x0c\x45nvVarsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\";\n\rCreateRequest\x12*\n\x04spec\x18\x01 \x01(\x0b\x32\x1c.opene2b.node.v1.SandboxSpec\"\'\n\x0e\x43reateResponse\x12\x15\n\rstart_seconds\x18\x01 \x01(\x01\"!\n\x0bKillRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\"\x1d\n\x0cKillResponse\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\"K\n\x0cPauseRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12\x11\n\tdisk_only\x18\x03 \x01(\x08\"\x0f\n\rPauseResponse\"9\n\rResumeRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\"\x10\n\x0eResumeResponse\":\n\x0e\x44\x65\x63lineRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\"\x11\n\x0f\x44\x65\x63lineResponse\"\r\n\x0bListRequest\"A\n\x0cListResponse\x12\x31\n\tsandboxes\x18\x01 \x03(\x0b\x32\x1e.opene2b.node.v1.SandboxStatus\"p\n\rSandboxStatus\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x14\n\x0c\x65xecution_id\x18\x02 \x01(\t\x12%\n\x05phase\x18\x03 \x01(\x0e\x32\x16.opene2b.node.v1.Phase\x12\x0e\n\x06wanted\x18\x04 \x01(\x08\"\r\n\x0bInfoRequest\"\x93\x01\n\x0cInfoResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\x11\n\tisolation\x18\x04 \x01(\t\x12\x15\n\rmax_sandboxes\x18\x05 \x01(\r\x12&\n\x06images\x18\x06 \x03(\x0b\x32\x16.opene2b.node.v1.Image\";\n\x05Image\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\x10\n\x08progress\x18\x03 \x01(\t\"\x0e\n\x0cWatchRequest\"G\n\tNodeEvent\x12\x31\n\x07\x63hanged\x18\x01 \x01(\x0b\x32\x1e.opene2b.node.v1.SandboxStatusH\x00\x42\x07\n\x05\x65vent*\x8e\x01\n\x05Phase\x12\x15\n\x11PHASE_UNSPECIFIED\x10\x00\x12\x12\n\x0ePHASE_STARTING\x10\x01\x12\x11\n\rPHASE_RUNNING\x10\x02\x12\x0f\n\x0bPHASE_ENDED\x10\x03\x12\x12\n\x0ePHASE_STOPPING\x10\x04\x12\x10\n\x0cPHASE_PAUSED\x10\x05\x12\x10\n\x0cPHASE_STORED\x10\x06\x32\xc7\x04\n\x04Node\x12I\n\x06\x43reate\x12\x1e.opene2b.node.v1.CreateRequest\x1a\x1f.opene2b.node.v1.CreateResponse\x12\x43\n\x04Kill\x12\x1c.opene2b.node.v1.KillRequest\x1a\x1d.opene2b.node.v1.KillResponse\x12\x46\n\x05Pause\x12\x1d.opene2b.node.v1.PauseRequest\x1a\x1e.opene2b.node.v1.PauseResponse\x12I\n\x06Resume\x12\x1e.opene2b.node.v1.ResumeRequest\x1a\x1f.opene2b.node.v1.ResumeResponse\x12L\n\x07\x44\x65\x63line\x12\x1f.opene2b.node.v1.DeclineRequest\x1a .opene2b.node.v1.DeclineResponse\x12\x43\n\x04List\x12\x1c.opene2b.node.v1.ListRequest\x1a\x1d.opene2b.node.v1.ListResponse\x12\x43\n\x04Info\x12\x1c.opene2b.node.v1.InfoRequest\x1a\x1d.opene2b.node.v1.InfoResponse\x12\x44\n\x05Watch\x12\x1d.opene2b.node.v1.WatchRequest\x1a\x1a.opene2b.node.v1.NodeEvent0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SANDBOXSPEC_ENVVARSENTRY']._loaded_options = None
   _globals['_SANDBOXSPEC_ENVVARSENTRY']._serialized_options = b'8\001'
-  _globals['_PHASE']._serialized_start=1426
-  _globals['_PHASE']._serialized_end=1550
+  _globals['_PHASE']._serialized_start=1446
+  _globals['_PHASE']._serialized_end=1588
   _globals['_RESOURCES']._serialized_start=43
   _globals['_RESOURCES']._serialized_end=125
   _globals['_SANDBOXSPEC']._serialized_start=128
@@ -50,33 +50,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_KILLRESPONSE']._serialized_start=653
   _globals['_KILLRESPONSE']._serialized_end=682
   _globals['_PAUSEREQUEST']._serialized_start=684
-  _globals['_PAUSEREQUEST']._serialized_end=740
-  _globals['_PAUSERESPONSE']._serialized_start=742
-  _globals['_PAUSERESPONSE']._serialized_end=757
-  _globals['_RESUMEREQUEST']._serialized_start=759
-  _globals['_RESUMEREQUEST']._serialized_end=816
-  _globals['_RESUMERESPONSE']._serialized_start=818
-  _globals['_RESUMERESPONSE']._serialized_end=834
-  _globals['_DECLINEREQUEST']._serialized_start=836
-  _globals['_DECLINEREQUEST']._serialized_end=894
-  _globals['_DECLINERESPONSE']._serialized_start=896
-  _globals['_DECLINERESPONSE']._serialized_end=913
-  _globals['_LISTREQUEST']._serialized_start=915
-  _globals['_LISTREQUEST']._serialized_end=928
-  _globals['_LISTRESPONSE']._serialized_start=930
-  _globals['_LISTRESPONSE']._serialized_end=995
-  _globals['_SANDBOXSTATUS']._serialized_start=997
-  _globals['_SANDBOXSTATUS']._serialized_end=1109
-  _globals['_INFOREQUEST']._serialized_start=1111
-  _globals['_INFOREQUEST']._serialized_end=1124
-  _globals['_INFORESPONSE']._serialized_start=1127
-  _globals['_INFORESPONSE']._serialized_end=1274
-  _globals['_IMAGE']._serialized_start=1276
-  _globals['_IMAGE']._serialized_end=1335
-  _globals['_WATCHREQUEST']._serialized_start=1337
-  _globals['_WATCHREQUEST']._serialized_end=1351
-  _globals['_NODEEVENT']._serialized_start=1353
-  _globals['_NODEEVENT']._serialized_end=1424
-  _globals['_NODE']._serialized_start=1553
-  _globals['_NODE']._serialized_end=2136
+  _globals['_PAUSEREQUEST']._serialized_end=759
+  _globals['_PAUSERESPONSE']._serialized_start=761
+  _globals['_PAUSERESPONSE']._serialized_end=776
+  _globals['_RESUMEREQUEST']._serialized_start=778
+  _globals['_RESUMEREQUEST']._serialized_end=835
+  _globals['_RESUMERESPONSE']._serialized_start=837
+  _globals['_RESUMERESPONSE']._serialized_end=853
+  _globals['_DECLINEREQUEST']._serialized_start=855
+  _globals['_DECLINEREQUEST']._serialized_end=913
+  _globals['_DECLINERESPONSE']._serialized_start=915
+  _globals['_DECLINERESPONSE']._serialized_end=932
+  _globals['_LISTREQUEST']._serialized_start=934
+  _globals['_LISTREQUEST']._serialized_end=947
+  _globals['_LISTRESPONSE']._serialized_start=949
+  _globals['_LISTRESPONSE']._serialized_end=1014
+  _globals['_SANDBOXSTATUS']._serialized_start=1016
+  _globals['_SANDBOXSTATUS']._serialized_end=1128
+  _globals['_INFOREQUEST']._serialized_start=1130
+  _globals['_INFOREQUEST']._serialized_end=1143
+  _globals['_INFORESPONSE']._serialized_start=1146
+  _globals['_INFORESPONSE']._serialized_end=1293
+  _globals['_IMAGE']._serialized_start=1295
+  _globals['_IMAGE']._serialized_end=1354
+  _globals['_WATCHREQUEST']._serialized_start=1356
+  _globals['_WATCHREQUEST']._serialized_end=1370
+  _globals['_NODEEVENT']._serialized_start=1372
+  _globals['_NODEEVENT']._serialized_end=1443
+  _globals['_NODE']._serialized_start=1591
+  _globals['_NODE']._serialized_end=2174
 # @@protoc_insertion_point(module_scope)

@@ -15,12 +15,14 @@ class Phase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PHASE_ENDED: _ClassVar[Phase]
     PHASE_STOPPING: _ClassVar[Phase]
     PHASE_PAUSED: _ClassVar[Phase]
+    PHASE_STORED: _ClassVar[Phase]
 PHASE_UNSPECIFIED: Phase
 PHASE_STARTING: Phase
 PHASE_RUNNING: Phase
 PHASE_ENDED: Phase
 PHASE_STOPPING: Phase
 PHASE_PAUSED: Phase
+PHASE_STORED: Phase
 
 class Resources(_message.Message):
     __slots__ = ("cpu_count", "memory_mib", "disk_mib", "pids")
@@ -92,12 +94,14 @@ class KillResponse(_message.Message):
     def __init__(self, found: _Optional[bool] = ...) -> None: ...
 
 class PauseRequest(_message.Message):
-    __slots__ = ("sandbox_id", "execution_id")
+    __slots__ = ("sandbox_id", "execution_id", "disk_only")
     SANDBOX_ID_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_ID_FIELD_NUMBER: _ClassVar[int]
+    DISK_ONLY_FIELD_NUMBER: _ClassVar[int]
     sandbox_id: str
     execution_id: str
-    def __init__(self, sandbox_id: _Optional[str] = ..., execution_id: _Optional[str] = ...) -> None: ...
+    disk_only: bool
+    def __init__(self, sandbox_id: _Optional[str] = ..., execution_id: _Optional[str] = ..., disk_only: _Optional[bool] = ...) -> None: ...
 
 class PauseResponse(_message.Message):
     __slots__ = ()

@@ -98,6 +98,7 @@ class NodeServicer:
 
     def Pause(self, request, context):
         """Stop every process of a running sandbox where it stands, and reset its connections. Repeatable.
+        With disk_only its processes end, and its disk is kept; also of one that is paused.
         NOT_FOUND, FAILED_PRECONDITION (not running), UNIMPLEMENTED, DEADLINE_EXCEEDED (it runs on)
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -105,7 +106,8 @@ class NodeServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Resume(self, request, context):
-        """Let it go on. Repeatable.  NOT_FOUND, FAILED_PRECONDITION (it has ended)
+        """Let it go on, or start it again from its disk. Repeatable.
+        NOT_FOUND, FAILED_PRECONDITION (it has ended), RESOURCE_EXHAUSTED/node_full, and as Create
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -16,8 +16,8 @@ from pathlib import Path
 from opene2b.core.errors import DeadlineExceeded, Internal, OutOfSpace, Unsupported
 from opene2b.image import provision
 from opene2b.image.progress import LogReader, Progress
-from opene2b.image.rooted import Root
 from opene2b.image.sources import Found, public
+from opene2b.linux.rooted import Root
 
 RECIPE = "2"
 """Raise it when the tree made from the same packages changes: part of the layer's id."""

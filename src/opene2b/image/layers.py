@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from opene2b.core.errors import InvalidArgument, OutOfSpace
-from opene2b.image.rooted import Root, remove_at
+from opene2b.linux.rooted import Root, remove_at
 
 WHITEOUT = ".wh."
 OPAQUE = ".wh..wh..opq"

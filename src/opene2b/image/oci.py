@@ -20,8 +20,8 @@ from opene2b.image.layers import Unpacker
 from opene2b.image.manifest import Manifest
 from opene2b.image.progress import Progress
 from opene2b.image.registry import Descriptor, Image, Registry
-from opene2b.image.rooted import Root
 from opene2b.image.site import Site
+from opene2b.linux.rooted import Root
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 READ_BYTES = 1 << 20

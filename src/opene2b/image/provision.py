@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass
 
 from opene2b.core.errors import InvalidArgument
-from opene2b.image.rooted import Root
+from opene2b.linux.rooted import Root
 
 USER, UID, GID, HOME = "user", 1000, 1000, "/home/user"
 HOSTNAME = "e2b.local"

@@ -6,7 +6,6 @@ asked for is then in the list, and the control plane, comparing it with its reco
 """
 
 import asyncio
-import errno
 import logging
 import os
 import time
@@ -18,20 +17,28 @@ from typing import Any
 from opene2b.core.errors import (
     AlreadyExists,
     DeadlineExceeded,
-    Internal,
-    NotFound,
-    OutOfSpace,
     ServiceError,
     WrongState,
 )
-from opene2b.core.ids import ExecutionId, SandboxId
+from opene2b.core.ids import SandboxId
 from opene2b.core.paths import Home
 from opene2b.node import images
 from opene2b.node.events import Events, Status
-from opene2b.node.live import Live, cancel, describe, finish, keys, report
+from opene2b.node.live import (
+    ALIVE,
+    STANDING,
+    Live,
+    cancel,
+    describe,
+    finish,
+    keys,
+    report,
+    translated,
+)
 from opene2b.node.places import OWN_NETWORK, Places
 from opene2b.node.table import Entry, Order, Phase, Table
 from opene2b.node.trash import Trash
+from opene2b.node.turns import Turns
 from opene2b.runtime import protocol
 from opene2b.runtime.protocol import EnvdConfig, NetworkPlace, Runtime, SandboxSpec
 
@@ -42,10 +49,6 @@ END_LIMIT_S = 30.0
 CLOSE_LIMIT_S = 5.0
 """What a closing agent gives to creates and kills under way; the next agent undoes or finishes the rest."""
 WATCH_RETRY_S = 1.0
-AWAKE_LIMIT_S = 12.0
-"""How long traffic waits for a sandbox to be resumed: less than the proxy waits for our answer."""
-AWAKE_AGAIN_S = 0.25
-ALIVE = frozenset({Phase.RUNNING, Phase.PAUSED})
 TAKE_OVER_AT_ONCE = 16
 """Freeing a sandbox may start a process of the driver."""
 
@@ -73,6 +76,7 @@ class Agent:
         self.trash = Trash(home.node / "trash")
         self.live: dict[SandboxId, Live] = {}
         self.is_closing = False
+        self.turns = Turns(self)
 
     # -- before and after ---------------------------------------------------------------------
 
@@ -104,6 +108,9 @@ class Agent:
     async def take_over(self, sandbox_id: SandboxId, entry: Entry | None) -> None:
         """Must not raise: one sandbox in a bad way may not keep the others from being served."""
         try:
+            if entry is not None and entry.phase is Phase.STORED:
+                await self.turns.take_stored(Live(entry))
+                return
             if entry is None or entry.handle is None:
                 await self.undo_start(sandbox_id)
                 return
@@ -116,6 +123,11 @@ class Agent:
                 # The pool is not open yet, and its first act makes every place anew that is not in use.
                 live.entry = replace(entry, slot=None)
                 await self.free(live)
+                return
+            if entry.phase is Phase.PAUSED:
+                # The machine was started anew: its memory is lost, its disk is not.
+                log.warning("sandbox_memory_lost", extra=keys(live))
+                await self.turns.take_stored(live)
                 return
             # Nothing of it runs, so its place died with the last agent.
             live.entry = replace(entry, phase=Phase.ENDED, slot=None)
@@ -202,26 +214,8 @@ class Agent:
         live = self.live.get(SandboxId(sandbox_id))
         if live is None:
             return None
-        waits = live.entry.phase is Phase.PAUSED and live.entry.order.auto_resume
+        waits = live.entry.phase in STANDING and live.entry.order.auto_resume
         return live if waits or live.entry.phase is Phase.RUNNING else None
-
-    async def awake(self, live: Live) -> bool:
-        """Wait until a paused sandbox runs, which the control plane decides; however many wait, it is asked once."""
-        until = time.monotonic() + AWAKE_LIMIT_S
-        while live.entry.phase is Phase.PAUSED and (left_s := until - time.monotonic()) > 0:
-            if live.awaking is None:
-                live.awaking = asyncio.get_running_loop().create_future()
-            # Said again and again: nobody may have listened, or the pause may just be on its way into the records.
-            self.events.publish(live.status)
-            done, _ = await asyncio.wait({live.awaking}, timeout=min(left_s, AWAKE_AGAIN_S))
-            if done:
-                return done.pop().result()
-        live.answer_waiting(runs=False)
-        return live.entry.phase is Phase.RUNNING
-
-    def decline(self, sandbox_id: SandboxId, execution_id: ExecutionId) -> None:
-        """Whoever waits for this sandbox waits in vain. Raises NotFound."""
-        self.known(sandbox_id, execution_id).answer_waiting(runs=False)
 
     async def create(self, order: Order) -> float:
         """Make a sandbox; returns the seconds that it took, once envd can be reached.
@@ -276,65 +270,6 @@ class Agent:
             raise WrongState("this node agent is closing", reason="node_closing")
         live.ending.result()
         return True
-
-    async def pause(self, sandbox_id: SandboxId, execution_id: ExecutionId) -> None:
-        """Stop every process where it stands. A caller that is cancelled leaves the pause going on. Repeatable.
-
-        Raises:
-            NotFound: this node has no such execution.
-            WrongState: it is not running.
-            Unsupported, DeadlineExceeded: see Runtime.pause; it runs on.
-        """
-        await self.turn(self.known(sandbox_id, execution_id), Phase.PAUSED)
-
-    async def resume(self, sandbox_id: SandboxId, execution_id: ExecutionId) -> None:
-        """Let it go on. Repeatable. Raises NotFound, WrongState."""
-        await self.turn(self.known(sandbox_id, execution_id), Phase.RUNNING)
-
-    def known(self, sandbox_id: SandboxId, execution_id: ExecutionId) -> Live:
-        live = self.live.get(sandbox_id)
-        if live is None or live.entry.order.execution_id != execution_id:
-            raise NotFound(f"this node has no such execution of sandbox '{sandbox_id}'")
-        return live
-
-    async def turn(self, live: Live, phase: Phase) -> None:
-        task = self.begin(self.turn_now(live, phase), f"turn {phase}", live)
-        await asyncio.wait({task})
-        if task.cancelled():
-            raise WrongState("this node agent is closing", reason="node_closing")
-        task.result()
-
-    async def turn_now(self, live: Live, phase: Phase) -> None:
-        """What is wanted is written down before it is done, so that the next agent finishes it."""
-        async with live.lock:
-            before = live.entry
-            if before.phase is phase:
-                return
-            if before.phase not in ALIVE or before.handle is None:
-                raise WrongState(
-                    f"sandbox '{live.sandbox_id}' is {before.phase.value}", reason="sandbox_state"
-                )
-            wanted = replace(before, phase=phase)
-            self.table.save(wanted)
-            if phase is Phase.PAUSED:
-                # Routes go first: nobody may wait for what stands still.
-                live.entry = wanted
-                self.events.publish(live.status)
-            try:
-                if phase is Phase.PAUSED:
-                    await self.runtime.pause(before.handle)
-                else:
-                    await self.runtime.resume(before.handle)
-            except BaseException:
-                live.entry = before
-                self.table.save(before)
-                self.events.publish(live.status)
-                raise
-            live.entry = wanted
-            if phase is Phase.RUNNING:
-                live.answer_waiting(runs=True)
-            self.events.publish(live.status)
-        log.info("sandbox_turned", extra={**keys(live), "phase": phase.value})
 
     # -- one sandbox ---------------------------------------------------------------------------
 
@@ -490,14 +425,3 @@ class Agent:
         # Its callers may all be gone, and then nobody else looks at what it raised.
         task.add_done_callback(lambda done: report(done, what, live))
         return task
-
-
-def translated(exc: Exception, sandbox_id: SandboxId) -> ServiceError:
-    """A foreign failure in our words; its own text is for the log alone."""
-    if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return OutOfSpace("no space left on the node for a sandbox", detail=str(exc))
-    return Internal(
-        f"cannot start sandbox '{sandbox_id}'",
-        reason="sandbox_create_failed",
-        detail=describe(exc),
-    )

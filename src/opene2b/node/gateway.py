@@ -186,7 +186,7 @@ class Gateway:
         if live is None or live.entry.order.execution_id != execution_id:
             peer.send({"id": number, "error": "not_found"})
             return
-        if live.entry.phase is Phase.PAUSED and not await self.agent.awake(live):
+        if live.entry.phase is not Phase.RUNNING and not await self.agent.turns.awake(live):
             peer.send({"id": number, "error": "internal"})
             return
         handle = live.entry.handle
@@ -215,7 +215,7 @@ class Gateway:
         """A listener of the agent's events."""
         if status.is_wanted:
             return  # paused before: this says that somebody waits, on a connection that must not be reset
-        if status.phase in {Phase.STOPPING, Phase.ENDED, Phase.PAUSED}:
+        if status.phase in {Phase.STOPPING, Phase.ENDED, Phase.PAUSED, Phase.STORED}:
             for peer in list(self.peers):
                 peer.send({"gone": status.sandbox_id, "execution_id": status.execution_id})
 

@@ -1,18 +1,23 @@
 """One sandbox of this node in memory, and the tasks that work for it."""
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from opene2b.core.errors import ServiceError
+from opene2b.core.errors import Internal, OutOfSpace, ServiceError
 from opene2b.core.ids import SandboxId
 from opene2b.node.events import Status
-from opene2b.node.table import Entry
+from opene2b.node.table import Entry, Phase
 
 log = logging.getLogger(__name__)
+
+ALIVE = frozenset({Phase.RUNNING, Phase.PAUSED})
+STANDING = frozenset({Phase.PAUSED, Phase.STORED})
+"""Paused, as clients say."""
 
 
 @dataclass(slots=True, eq=False)
@@ -97,3 +102,14 @@ async def cancel(*tasks: asyncio.Task[Any] | None) -> None:
         task.cancel()
     if running:
         await asyncio.wait(running)
+
+
+def translated(exc: Exception, sandbox_id: SandboxId) -> ServiceError:
+    """A foreign failure in our words; its own text is for the log alone."""
+    if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return OutOfSpace("no space left on the node for a sandbox", detail=str(exc))
+    return Internal(
+        f"cannot start sandbox '{sandbox_id}'",
+        reason="sandbox_create_failed",
+        detail=describe(exc),
+    )

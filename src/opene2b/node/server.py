@@ -57,6 +57,7 @@ PHASES = {
     Phase.ENDED: node_pb2.PHASE_ENDED,
     Phase.STOPPING: node_pb2.PHASE_STOPPING,
     Phase.PAUSED: node_pb2.PHASE_PAUSED,
+    Phase.STORED: node_pb2.PHASE_STORED,
 }
 
 
@@ -86,7 +87,11 @@ class NodeService(node_pb2_grpc.NodeServicer):
     ) -> node_pb2.PauseResponse:
         await answer(
             context,
-            self.agent.pause(SandboxId(request.sandbox_id), ExecutionId(request.execution_id)),
+            self.agent.turns.pause(
+                SandboxId(request.sandbox_id),
+                ExecutionId(request.execution_id),
+                disk_only=request.disk_only,
+            ),
         )
         return node_pb2.PauseResponse()
 
@@ -95,7 +100,9 @@ class NodeService(node_pb2_grpc.NodeServicer):
     ) -> node_pb2.ResumeResponse:
         await answer(
             context,
-            self.agent.resume(SandboxId(request.sandbox_id), ExecutionId(request.execution_id)),
+            self.agent.turns.resume(
+                SandboxId(request.sandbox_id), ExecutionId(request.execution_id)
+            ),
         )
         return node_pb2.ResumeResponse()
 
@@ -103,7 +110,9 @@ class NodeService(node_pb2_grpc.NodeServicer):
         self, request: node_pb2.DeclineRequest, context: Any
     ) -> node_pb2.DeclineResponse:
         async def decline() -> None:
-            self.agent.decline(SandboxId(request.sandbox_id), ExecutionId(request.execution_id))
+            self.agent.turns.decline(
+                SandboxId(request.sandbox_id), ExecutionId(request.execution_id)
+            )
 
         await answer(context, decline())
         return node_pb2.DeclineResponse()

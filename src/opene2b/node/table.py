@@ -30,6 +30,8 @@ class Phase(StrEnum):
     RUNNING = "running"
     PAUSED = "paused"
     """Asked to stand still, and it does, or the agent died on the way there."""
+    STORED = "stored"
+    """Its disk alone is kept, to be started again; processes are gone, or the agent died on the way there."""
     ENDED = "ended"
     """Its processes are gone; waits to be killed, which frees what it used."""
     STOPPING = "stopping"

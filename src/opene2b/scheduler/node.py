@@ -27,6 +27,9 @@ from opene2b.gen.node_pb2 import SandboxStatus
 
 log = logging.getLogger(__name__)
 
+PAUSE_MODE = "pause_mode"
+"""In the options of a sandbox that is paused: what is kept of it, DISK_ONLY or WITH_MEMORY."""
+DISK_ONLY, WITH_MEMORY = "filesystem", "full"
 REASON_TRAILER = "opene2b-reason"
 MESSAGE_LIMIT_BYTES = 16 << 20
 CREATE_LIMIT_S = 40.0
@@ -101,7 +104,11 @@ class Node:
 
     async def pause(self, sandbox: Sandbox) -> None:
         """Raises what `proto/node.proto` says."""
-        request = node_pb2.PauseRequest(sandbox_id=sandbox.id, execution_id=sandbox.execution_id)
+        request = node_pb2.PauseRequest(
+            sandbox_id=sandbox.id,
+            execution_id=sandbox.execution_id,
+            disk_only=sandbox.options.get(PAUSE_MODE) == DISK_ONLY,
+        )
         await self.call(self.stub.Pause, request, CALL_LIMIT_S)
 
     async def resume(self, sandbox: Sandbox) -> None:

@@ -14,10 +14,12 @@ from opene2b.core.records import Sandbox
 from opene2b.core.states import SandboxEvent, SandboxState
 from opene2b.gen import node_pb2
 from opene2b.gen.node_pb2 import SandboxStatus
+from opene2b.scheduler.node import DISK_ONLY, PAUSE_MODE
 from opene2b.scheduler.sandboxes import PROMISE_KEPT, STANDING, Scheduler
 
 log = logging.getLogger(__name__)
 
+THERE = frozenset({node_pb2.PHASE_RUNNING, node_pb2.PHASE_PAUSED, node_pb2.PHASE_STORED})
 RETRY_S = 0.2
 SWEEP_S = 3600.0
 FIRST_LIMIT_S = 15.0
@@ -100,15 +102,17 @@ class Reconciler:
         elif row.state is SandboxState.RUNNING:
             if phase == node_pb2.PHASE_RUNNING:
                 scheduler.turns.watch_deadline(row)
-            elif phase == node_pb2.PHASE_PAUSED:
+            elif phase in {node_pb2.PHASE_PAUSED, node_pb2.PHASE_STORED}:
                 scheduler.turns.settle(row.id)
             elif phase != node_pb2.PHASE_STOPPING:
                 log.info("sandbox_lost", extra={"sandbox_id": row.id})
                 await scheduler.end(row, SandboxEvent.LOST)
         elif row.state in STANDING:
-            if phase in {node_pb2.PHASE_RUNNING, node_pb2.PHASE_PAUSED}:
-                if (row.state, phase) != (SandboxState.PAUSED, node_pb2.PHASE_PAUSED):
+            if phase in THERE:
+                if row.state is not SandboxState.PAUSED or phase == node_pb2.PHASE_RUNNING:
                     scheduler.turns.settle(row.id)
+                elif phase == node_pb2.PHASE_STORED and row.options.get(PAUSE_MODE) != DISK_ONLY:
+                    await scheduler.turns.memory_lost(row)
                 elif mine is not None and mine.wanted and row.options.get("auto_resume"):
                     scheduler.run(scheduler.turns.awake(row), f"awake {row.id}")
             elif phase != node_pb2.PHASE_STOPPING:

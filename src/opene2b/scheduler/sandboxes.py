@@ -285,10 +285,12 @@ class Scheduler:
     # change
 
     async def connect(
-        self, team: Team, sandbox_id: SandboxId, timeout_s: int
+        self, team: Team, sandbox_id: SandboxId, timeout_s: int, *, disk_only: bool = False
     ) -> tuple[Sandbox, bool]:
         """Make it run for at least so many seconds from now; never shortens. Resumes a paused one.
 
+        Args:
+            disk_only: Start a paused one again from its disk, also if its memory was kept.
         Returns: the sandbox, and whether it was paused.
         """
         self.check_timeout(timeout_s)
@@ -304,17 +306,21 @@ class Scheduler:
             was_paused = True
             if sandbox.state is SandboxState.PAUSED and sandbox_id not in self.turns.under_way:
                 try:
-                    return await self.turns.resume(sandbox, timeout_s), True
+                    resumed = await self.turns.resume(sandbox, timeout_s, disk_only=disk_only)
+                    return resumed, True
                 except WrongState:
                     continue
             await self.turns.wait(sandbox_id)
 
-    async def pause(self, team: Team, sandbox_id: SandboxId) -> Sandbox:
-        """Let its processes stand still. Raises WrongState: it does already, or is just being changed."""
+    async def pause(self, team: Team, sandbox_id: SandboxId, *, disk_only: bool = False) -> Sandbox:
+        """Let its processes stand still, or end and keep the disk.
+
+        Raises WrongState: it does already, or is just being changed.
+        """
         sandbox = await self.find(team, sandbox_id)
         if sandbox.state is not SandboxState.RUNNING:
             raise WrongState(f"Sandbox '{sandbox_id}' is already {sandbox.state.value}")
-        return await self.turns.pause(sandbox)
+        return await self.turns.pause(sandbox, disk_only=disk_only)
 
     async def refresh(self, team: Team, sandbox_id: SandboxId, duration_s: int) -> Sandbox:
         return await self.extend(
@@ -368,7 +374,8 @@ class Scheduler:
         log.info("sandbox_expired", extra={"sandbox_id": sandbox_id})
         if sandbox.options.get("auto_pause"):
             try:
-                await self.turns.pause(sandbox)
+                disk_only = sandbox.options.get("auto_pause_memory") is False
+                await self.turns.pause(sandbox, disk_only=disk_only)
                 return
             except Unsupported as exc:
                 log.warning(

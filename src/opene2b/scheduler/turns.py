@@ -16,6 +16,7 @@ from opene2b.core.errors import DeadlineExceeded, NotFound, ServiceError, Unsupp
 from opene2b.core.ids import SandboxId
 from opene2b.core.records import Sandbox
 from opene2b.core.states import SandboxEvent, SandboxState
+from opene2b.scheduler.node import DISK_ONLY, PAUSE_MODE, WITH_MEMORY
 
 if TYPE_CHECKING:
     from opene2b.scheduler.sandboxes import Scheduler
@@ -43,18 +44,23 @@ class Turns:
         else:
             await asyncio.wait({task})
 
-    async def pause(self, sandbox: Sandbox) -> Sandbox:
-        """A running sandbox stands still afterwards.
+    async def pause(self, sandbox: Sandbox, *, disk_only: bool = False) -> Sandbox:
+        """A running sandbox stands still afterwards; or its processes have ended, and its disk is kept.
 
         Raises:
             WrongState: somebody else was quicker.
             Unsupported, DeadlineExceeded: it runs on.
             NoCapacity, Internal: not known; it will be paused as soon as its node can be reached.
         """
-        return await self.take(sandbox, E.PAUSE, self.finish_pause)
+        mode = DISK_ONLY if disk_only else WITH_MEMORY
+        options = {**sandbox.options, PAUSE_MODE: mode}
+        return await self.take(sandbox, E.PAUSE, self.finish_pause, options=options)
 
-    async def resume(self, sandbox: Sandbox, timeout_s: int) -> Sandbox:
+    async def resume(self, sandbox: Sandbox, timeout_s: int, *, disk_only: bool = False) -> Sandbox:
         """A paused sandbox runs afterwards, for so many seconds.
+
+        Args:
+            disk_only: Start it again from its disk, also if its memory was kept.
 
         Raises:
             LimitExceeded: the team has as many as it may; it stays paused.
@@ -68,6 +74,7 @@ class Turns:
             E.RESUME,
             self.finish_resume,
             team_limit=settings.team_max_sandboxes,
+            options={**sandbox.options, **({PAUSE_MODE: DISK_ONLY} if disk_only else {})},
             started_at=now,
             end_at=now + timedelta(seconds=timeout_s),
             max_end_at=now + timedelta(seconds=settings.max_timeout_s),
@@ -154,12 +161,18 @@ class Turns:
     async def finish_resume(self, row: Sandbox) -> Sandbox | None:
         """From RESUMING on."""
         try:
+            if row.options.get(PAUSE_MODE) == DISK_ONLY:
+                # Where memory was kept it is let go of; else this changes nothing.
+                await self.scheduler.node.pause(row)
             await self.scheduler.node.resume(row)
         except (NotFound, WrongState):
             await self.scheduler.end(row, E.LOST)
             return None
-        except ServiceError:
-            self.scheduler.run(self.settle_later(row.id), f"resume again {row.id}")
+        except ServiceError as exc:
+            if exc.reason == "node_unreachable":
+                self.scheduler.run(self.settle_later(row.id), f"resume again {row.id}")
+            else:
+                await self.change(row, E.RESUME_FAILED, end_at=datetime.now(UTC))
             raise
         running = await self.change(row, E.RESUMED)
         if running is not None:
@@ -187,6 +200,16 @@ class Turns:
         """Make the node do what the record says; a no-op while a turn is under way."""
         if sandbox_id not in self.under_way:
             self.begin(sandbox_id, self.settle_now(sandbox_id))
+
+    async def memory_lost(self, row: Sandbox) -> None:
+        """The machine was started anew while it was paused with its memory: its disk is what is left."""
+        log.warning("sandbox_memory_lost", extra={"sandbox_id": row.id})
+        await self.scheduler.store.update_sandbox(
+            row.id,
+            expected=frozenset({S.PAUSED}),
+            execution_id=row.execution_id,
+            options={**row.options, PAUSE_MODE: DISK_ONLY},
+        )
 
     async def settle_later(self, sandbox_id: SandboxId) -> None:
         await asyncio.sleep(RETRY_S)

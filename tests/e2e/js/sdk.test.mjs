@@ -169,6 +169,17 @@ test('a server in the sandbox is reached through the proxy', async () => {
   assert.match(await response.text(), /Directory listing/)
 })
 
+test('a sandbox is paused and goes on where it stood', async () => {
+  const paused = await Sandbox.create({ timeoutMs: 60_000 })
+  await paused.commands.run('echo kept > /dev/shm/kept')
+  await (paused.pause ?? paused.betaPause).call(paused)
+  assert.equal((await paused.getInfo()).state, 'paused')
+  const again = await Sandbox.connect(paused.sandboxId, { timeoutMs: 60_000 })
+  assert.equal((await again.commands.run('cat /dev/shm/kept')).stdout, 'kept\n')
+  assert.equal((await again.getInfo()).state, 'running')
+  assert.equal(await again.kill(), true)
+})
+
 test('a killed sandbox is gone', async () => {
   const other = await Sandbox.create({ timeoutMs: 60_000 })
   assert.equal(await other.isRunning(), true)

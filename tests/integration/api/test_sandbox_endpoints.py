@@ -108,7 +108,6 @@ async def test_detail_says_what_create_said(plane):
         ({"templateID": "base", "envVars": {f"A{n}": "x" * 100_000 for n in range(11)}}, 400),
         ({"templateID": "base", "network": {"denyOut": ["example.com"]}}, 400),
         ({"templateID": "base", "autoPauseMemory": False}, 400),
-        ({"templateID": "base", "autoPause": True, "autoPauseMemory": False}, 501),
         (
             {
                 "templateID": "base",
@@ -699,3 +698,57 @@ async def test_a_team_at_its_limit_cannot_resume(plane):
 
     assert "maximum number" in assert_error(refused, 429)["message"]
     assert resumed.status_code == 201
+
+
+async def test_a_sandbox_paused_without_its_memory_starts_again_from_its_disk(plane):
+    made = await create(plane)
+    path = f"/sandboxes/{made['sandboxID']}"
+    [live] = plane.agent.live.values()
+    before = live.entry.handle["pid"]
+    paused = await plane.client.post(f"{path}/pause", json={"memory": False})
+    found = await detail(plane, made["sandboxID"])
+    places = plane.agent.places.in_use
+    resumed = await plane.client.post(f"/v2{path}/connect", json={"timeout": 60})
+
+    assert paused.status_code == 204
+    assert (found["state"], found["pauseMode"]) == ("paused", "filesystem")
+    assert places == 0
+    assert resumed.status_code == 201
+    assert resumed.json()["envdAccessToken"] == made["envdAccessToken"]
+    assert live.entry.handle["pid"] != before
+
+
+async def test_memory_may_be_left_behind_when_connecting(plane):
+    made = await create(plane)
+    path = f"/sandboxes/{made['sandboxID']}"
+    [live] = plane.agent.live.values()
+    before = live.entry.handle["pid"]
+    await plane.client.post(f"{path}/pause")
+    resumed = await plane.client.post(f"/v2{path}/connect", json={"timeout": 60, "memory": False})
+
+    assert resumed.status_code == 201
+    assert live.entry.handle["pid"] != before
+
+
+async def test_a_stored_sandbox_that_cannot_start_stays_paused_and_whole(plane):
+    made = await create(plane)
+    path = f"/sandboxes/{made['sandboxID']}"
+    await plane.client.post(f"{path}/pause", json={"memory": False})
+    plane.runtime.behavior.start_error = OSError("no")
+    refused = await plane.client.post(f"/v2{path}/connect", json={"timeout": 60})
+    found = await detail(plane, made["sandboxID"])
+    plane.runtime.behavior.start_error = None
+    resumed = await plane.client.post(f"/v2{path}/connect", json={"timeout": 60})
+
+    assert_error(refused, 500)
+    assert found["state"] == "paused"
+    assert resumed.status_code == 201
+
+
+async def test_a_stored_sandbox_is_killed(plane):
+    made = await create(plane)
+    path = f"/sandboxes/{made['sandboxID']}"
+    await plane.client.post(f"{path}/pause", json={"memory": False})
+
+    assert (await plane.client.delete(path)).status_code == 204
+    assert list((plane.home.node / "sandboxes").iterdir()) == []

@@ -388,11 +388,11 @@ async def test_a_paused_sandbox_has_no_route_and_goes_on_where_it_stood(agent, r
     await agent.create(order)
     handle = agent.live[order.sandbox_id].entry.handle
     with agent.events.subscribe() as events:
-        await agent.pause(order.sandbox_id, order.execution_id)
+        await agent.turns.pause(order.sandbox_id, order.execution_id)
         await next_phase(events, Phase.PAUSED)
     paused = (agent.running(order.sandbox_id), await runtime.recover(handle))
-    await agent.pause(order.sandbox_id, order.execution_id)
-    await agent.resume(order.sandbox_id, order.execution_id)
+    await agent.turns.pause(order.sandbox_id, order.execution_id)
+    await agent.turns.resume(order.sandbox_id, order.execution_id)
     resumed = (agent.running(order.sandbox_id), await runtime.recover(handle))
     await agent.kill(order.sandbox_id)
 
@@ -403,7 +403,7 @@ async def test_a_paused_sandbox_has_no_route_and_goes_on_where_it_stood(agent, r
 
 async def test_a_paused_sandbox_is_killed(agent, home, order):
     await agent.create(order)
-    await agent.pause(order.sandbox_id, order.execution_id)
+    await agent.turns.pause(order.sandbox_id, order.execution_id)
     found = await agent.kill(order.sandbox_id)
 
     assert found
@@ -428,10 +428,10 @@ async def test_what_a_dead_agent_had_written_down_is_done(open_agent, runtime, o
 
 async def test_only_what_runs_is_paused(agent, order):
     with pytest.raises(NotFound):
-        await agent.pause(order.sandbox_id, order.execution_id)
+        await agent.turns.pause(order.sandbox_id, order.execution_id)
     await agent.create(order)
     with pytest.raises(NotFound):
-        await agent.pause(order.sandbox_id, "another")
+        await agent.turns.pause(order.sandbox_id, "another")
     await agent.kill(order.sandbox_id)
 
 
@@ -443,8 +443,53 @@ async def test_a_pause_that_fails_leaves_it_running(agent, runtime, order, monke
 
     monkeypatch.setattr(runtime, "pause", fail)
     with pytest.raises(DeadlineExceeded):
-        await agent.pause(order.sandbox_id, order.execution_id)
+        await agent.turns.pause(order.sandbox_id, order.execution_id)
     running = agent.running(order.sandbox_id)
     await agent.kill(order.sandbox_id)
 
     assert running is not None
+
+
+async def test_a_stored_sandbox_keeps_its_disk_and_nothing_else(open_agent, runtime, order):
+    agent = await open_agent()
+    await agent.create(order)
+    disk = agent.table.disk(order.sandbox_id)
+    (disk / "kept").write_text("yes")
+    await agent.turns.pause(order.sandbox_id, order.execution_id, disk_only=True)
+    stored = (phases(agent), agent.places.in_use)
+    second = await open_agent()
+    found = phases(second)
+    await second.turns.resume(order.sandbox_id, order.execution_id)
+    running = (phases(second), second.places.in_use, (disk / "kept").read_text())
+    await second.kill(order.sandbox_id)
+
+    assert stored == ({order.sandbox_id: Phase.STORED}, 0)
+    assert found == {order.sandbox_id: Phase.STORED}
+    assert running == ({order.sandbox_id: Phase.RUNNING}, 1, "yes")
+
+
+async def test_a_paused_sandbox_whose_processes_are_gone_becomes_a_stored_one(
+    open_agent, runtime, order
+):
+    first = await open_agent()
+    await first.create(order)
+    await first.turns.pause(order.sandbox_id, order.execution_id)
+    await runtime.stop(first.live[order.sandbox_id].entry.handle, grace_s=0)
+    first.table.save(replace(first.live[order.sandbox_id].entry, phase=Phase.PAUSED))
+    second = await open_agent()
+    found = phases(second)
+    await second.kill(order.sandbox_id)
+
+    assert found == {order.sandbox_id: Phase.STORED}
+
+
+async def test_a_store_that_died_with_its_agent_is_finished(open_agent, runtime, order):
+    first = await open_agent()
+    await first.create(order)
+    live = first.live[order.sandbox_id]
+    first.table.save(replace(live.entry, phase=Phase.STORED))
+    second = await open_agent()
+    seen = (phases(second), await runtime.recover(live.entry.handle), second.places.in_use)
+    await second.kill(order.sandbox_id)
+
+    assert seen == ({order.sandbox_id: Phase.STORED}, Status.ENDED, 0)

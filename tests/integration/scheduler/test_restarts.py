@@ -248,7 +248,7 @@ async def test_what_was_asked_for_is_done_after_a_restart(host, record, on_node,
             sandbox_id, expected=frozenset({SandboxState.RUNNING}), state=record
         )
     if on_node == "paused":
-        await host.agent.pause(sandbox_id, row.execution_id)
+        await host.agent.turns.pause(sandbox_id, row.execution_id)
     async with host.control_plane() as plane:
 
         async def settled():
@@ -282,3 +282,19 @@ async def test_a_paused_sandbox_that_its_node_lost_is_gone(host, record):
                 await asyncio.sleep(0.01)
 
         assert await listed(plane) == []
+
+
+async def test_a_sandbox_whose_memory_went_with_the_machine_keeps_its_disk(host):
+    async with host.control_plane() as plane:
+        sandbox_id = await create(plane)
+        await plane.client.post(f"/sandboxes/{sandbox_id}/pause")
+    row_execution = host.agent.statuses()[0].execution_id
+    # What the agent finds after the machine was started anew.
+    await host.agent.turns.pause(sandbox_id, row_execution, disk_only=True)
+    async with host.control_plane() as plane:
+        found = (await plane.client.get(f"/sandboxes/{sandbox_id}")).json()
+        resumed = await plane.client.post(f"/v2/sandboxes/{sandbox_id}/connect", json={})
+
+    assert (found["state"], found["pauseMode"]) == ("paused", "filesystem")
+    assert resumed.status_code == 201
+    await host.agent.kill(sandbox_id)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from opene2b.image.layers import Unpacker
-from opene2b.image.rooted import Root
+from opene2b.linux.rooted import Root
 
 Entry = tuple[str, dict[str, Any]]
 

@@ -9,7 +9,7 @@ import pytest
 
 from opene2b.core.errors import InvalidArgument, OutOfSpace
 from opene2b.image.layers import Cancelled, Limits, Unpacker
-from opene2b.image.rooted import Root
+from opene2b.linux.rooted import Root
 
 SYMLINK, HARDLINK = tarfile.SYMTYPE, tarfile.LNKTYPE
 

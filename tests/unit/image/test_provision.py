@@ -7,7 +7,7 @@ import pytest
 
 from opene2b.core.errors import InvalidArgument
 from opene2b.image import provision
-from opene2b.image.rooted import Root
+from opene2b.linux.rooted import Root
 
 pytestmark = [
     pytest.mark.root,

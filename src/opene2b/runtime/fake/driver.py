@@ -20,7 +20,6 @@ from opene2b.core.errors import DeadlineExceeded, Internal
 from opene2b.core.ids import SandboxId
 from opene2b.core.paths import Home
 from opene2b.linux import processes
-from opene2b.runtime import trees
 from opene2b.runtime.fake import family
 from opene2b.runtime.protocol import Capabilities, Exit, Handle, Isolation, SandboxSpec, Status
 
@@ -184,8 +183,7 @@ class FakeRuntime:
         if found is not None and found["started"] is not None:
             family.end(found)
             await family.ended(found["pid"], found["started"])
-        with contextlib.suppress(FileNotFoundError):
-            await asyncio.to_thread(trees.empty, spec_directory)
+        (spec_directory / STARTED).unlink(missing_ok=True)
 
     def netns_path(self, handle: Handle) -> Path | None:
         return None

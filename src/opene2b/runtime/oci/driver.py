@@ -19,7 +19,7 @@ from opene2b.forkserver import plan as plans
 from opene2b.forkserver.enter import ENVD_PORT
 from opene2b.forkserver.plan import Envd, Plan, Started
 from opene2b.forkserver.profile import capability_mask
-from opene2b.linux import cgroups, processes
+from opene2b.linux import cgroups, processes, rooted
 from opene2b.linux.cgroups import Layout
 from opene2b.runtime.oci import spec as specs
 from opene2b.runtime.oci.client import ForkServerClient
@@ -116,20 +116,10 @@ class OciRuntime:
         """Everything that the fork server's child will need, below the sandbox's own directory."""
         directory = spec.directory
         upper = directory / plans.WRITABLE / "upper"
-        for path in (
-            upper / "etc",
-            directory / plans.WRITABLE / "work",
-            directory / plans.BUNDLE,
-        ):
-            path.mkdir(parents=True, mode=0o755)
-        (upper / "etc/hostname").write_text(spec.hostname + "\n")
-        (upper / "etc/hosts").write_text(
-            "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
-            f"{spec.place.address} {spec.hostname}\n"
-        )
-        (upper / "etc/resolv.conf").write_text(
-            "".join(f"nameserver {server}\n" for server in spec.place.nameservers)
-        )
+        is_first = not upper.exists()
+        for path in (upper, directory / plans.WRITABLE / "work", directory / plans.BUNDLE):
+            path.mkdir(parents=True, mode=0o755, exist_ok=True)
+        name_itself(upper, spec, is_first=is_first)
         config = specs.config(
             root=Path(self.stage) / plans.ROOT,
             init_binary=self.init_binary,
@@ -352,6 +342,36 @@ async def ended(pid: int, started: int) -> None:
         await readable(fd)
     finally:
         os.close(fd)
+
+
+def name_itself(upper: Path, spec: SandboxSpec, *, is_first: bool) -> None:
+    """The files by which a guest knows its own name, address and name servers.
+
+    Of a disk that was used before, they are the guest's: only its address is brought up to date, and whatever it made of
+    its /etc leads nowhere outside.
+    """
+    own = f"{spec.place.address} {spec.hostname}\n"
+    with rooted.Root(upper) as root:
+        if is_first:
+            root.write("/etc/hostname", f"{spec.hostname}\n")
+            root.write(
+                "/etc/hosts",
+                f"127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n{own}",
+            )
+            servers = "".join(f"nameserver {server}\n" for server in spec.place.nameservers)
+            root.write("/etc/resolv.conf", servers)
+            return
+        try:
+            text = root.read("/etc/hosts")
+            if text is not None:
+                lines = [
+                    own if line.split()[1:] == [spec.hostname] else line
+                    for line in text.splitlines(keepends=True)
+                ]
+                root.write("/etc/hosts", "".join(lines))
+        except OSError as exc:
+            # It may have made anything of that file; then it has to live with it.
+            log.info("hosts_not_changed", extra={"sandbox_id": spec.sandbox_id, "detail": str(exc)})
 
 
 async def readable(pidfd: int) -> None:
