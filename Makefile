@@ -16,7 +16,7 @@ ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env=$(subst $(space)
 PYTEST := $(ROOT) $(BIN)/python -m pytest -p no:cacheprovider
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo serve down test check unit e2e bench endure bundle generate lock clean
+.PHONY: help setup setup-tests demo serve down test check unit e2e bench endure chaos bundle generate lock clean
 
 help: ## show this
 	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,9 @@ bench: setup ## what a client waits for; table, and JSON in bench-results/
 	@$(ROOT) $(BIN)/python tests/performance/bench.py $(ARGS)
 	@$(BIN)/python tests/performance/bench_envd.py
 	@$(BIN)/python tests/performance/bench_proxy.py
+
+chaos: setup ## kill the server's processes 200 times under load, and look that nothing is lost (4 min)
+	@$(ROOT) $(BIN)/python tests/chaos/chaos.py $(ARGS)
 
 endure: setup ## 100,000 commands, 10 GiB each way, a million names: memory and stalls of envd (5 min)
 	@$(BIN)/python tests/performance/endure_envd.py $(ARGS)

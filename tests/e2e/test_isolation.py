@@ -1,6 +1,8 @@
 """What guest root may not do to the host, tried from inside a real sandbox."""
 
+import json
 import os
+import signal
 import subprocess
 import time
 from ipaddress import ip_network
@@ -333,3 +335,24 @@ def test_a_sandbox_without_internet_access_may_not_go_on_with_old_flows(server):
     ).stdout
 
     assert rules.index("@offline drop") < rules.index("established")
+
+
+def test_a_sandbox_without_internet_access_stays_so_when_the_agent_is_killed(server):
+    cut_off = Sandbox.create(timeout=60, allow_internet_access=False)
+    address = cut_off.commands.run("hostname -I").stdout.strip()
+    table = firewall.table_name(ip_network(real_server.SUBNET))
+    show = ["nft", "list", "set", "inet", table, "offline"]
+    before = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+    victim = json.loads((real_server.HOME / "run/children.json").read_text())["node"][0]
+    os.kill(victim, signal.SIGKILL)
+    until = time.monotonic() + 30
+    log = real_server.HOME / "logs/node.log"
+    opened = log.read_text().count('"agent_open"')
+    while log.read_text().count('"agent_open"') == opened:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    after = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+    cut_off.kill()
+
+    assert address in before
+    assert address in after

@@ -82,6 +82,8 @@ class Call:
             return msgspec.json.decode(raw, type=kind)
         except msgspec.DecodeError as exc:
             raise InvalidArgument(f"validation error: {exc}") from exc
+        except RecursionError as exc:
+            raise InvalidArgument("validation error: the body is nested too deep") from exc
         except UnicodeDecodeError as exc:
             raise InvalidArgument("validation error: the body is not UTF-8") from exc
 

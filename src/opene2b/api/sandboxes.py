@@ -33,6 +33,7 @@ VARIABLE_LIMIT_BYTES = 128 << 10
 VARIABLES_LIMIT_BYTES = 1 << 20
 """Half of what the kernel takes for all arguments and variables of a program."""
 METADATA_LIMIT_BYTES = 1 << 20
+DEPTH_LIMIT = 64
 
 
 async def create(call: Call) -> Response:
@@ -76,6 +77,8 @@ def ordered(body: wire.NewSandbox, default_timeout_s: int) -> Order:
     ):
         if value:
             raise networks.not_yet(name)
+    for name, free in (("mcp", body.mcp), ("iam", body.iam), ("network", body.network)):
+        check_depth(name, msgspec.to_builtins(free) if name == "network" else free)
     plan = networks.plan(body.network, body.allow_internet_access)
     options = {
         "internet": plan.internet,
@@ -94,6 +97,21 @@ def ordered(body: wire.NewSandbox, default_timeout_s: int) -> Order:
         env_vars=checked_variables(body.env_vars or {}),
         options={name: value for name, value in options.items() if value is not None},
     )
+
+
+def check_depth(name: str, value: object) -> None:
+    """What has no schema is kept as it is, by layers that go down into it."""
+    level = [value]
+    for _ in range(DEPTH_LIMIT):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return
+    raise InvalidArgument(f"validation error: {name} is nested deeper than {DEPTH_LIMIT} levels")
 
 
 def checked_metadata(pairs: dict[str, str]) -> dict[str, str]:

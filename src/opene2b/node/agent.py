@@ -99,7 +99,12 @@ class Agent:
             for live in self.live.values()
             if live.entry.slot is not None
         }
-        await self.places.open(in_use)
+        offline = {
+            live.entry.slot
+            for live in self.live.values()
+            if live.entry.slot is not None and not live.entry.order.allow_internet_access
+        }
+        await self.places.open(in_use, offline)
         for live in self.live.values():
             if live.entry.phase in ALIVE:
                 self.watch(live)

@@ -38,8 +38,15 @@ def interface_name(address: ipaddress.IPv4Address) -> str:
     return f"{INTERFACE_PREFIX}{int(address):08x}"
 
 
-def rules(subnet: ipaddress.IPv4Network, nameservers: Sequence[str]) -> str:
-    """The table as nft reads it. Replaces a table of that name in one transaction."""
+def rules(
+    subnet: ipaddress.IPv4Network, nameservers: Sequence[str], offline: Sequence[str] = ()
+) -> str:
+    """The table as nft reads it. Replaces a table of that name in one transaction.
+
+    Args:
+        offline: Addresses of sandboxes that may reach nothing: there is no moment in which they may.
+    """
+    elements = f"elements = {{ {', '.join(offline)} }}" if offline else ""
     name = table_name(subnet)
     servers = (
         f"ip daddr {{ {', '.join(nameservers)} }} meta l4proto {{ tcp, udp }} th dport 53 accept"
@@ -53,6 +60,7 @@ delete table inet {name}
 table inet {name} {{
   set offline {{
     type ipv4_addr
+    {elements}
   }}
   chain input {{
     type filter hook input priority filter; policy accept;
@@ -81,8 +89,10 @@ table inet {name} {{
 """
 
 
-def install(subnet: ipaddress.IPv4Network, nameservers: Sequence[str]) -> None:
-    run(rules(subnet, nameservers))
+def install(
+    subnet: ipaddress.IPv4Network, nameservers: Sequence[str], offline: Sequence[str] = ()
+) -> None:
+    run(rules(subnet, nameservers, offline))
 
 
 def remove(subnet: ipaddress.IPv4Network) -> None:

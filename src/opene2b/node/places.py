@@ -1,6 +1,6 @@
 """What the agent asks of the pool of network places, and the pool of a runtime that has no networks of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -18,11 +18,12 @@ class Places(Protocol):
     @property
     def in_use(self) -> int: ...
 
-    async def open(self, in_use: Mapping[int, Path]) -> None:
+    async def open(self, in_use: Mapping[int, Path], offline: Set[int] = frozenset()) -> None:
         """Take over the places of sandboxes that outlived the last agent, then fill the pool in the background.
 
         Args:
             in_use: Index -> openable path of the network namespace; read before this returns.
+            offline: Those of them that may not reach the internet.
         """
         ...
 
@@ -55,7 +56,7 @@ class LoopbackPlaces:
     def in_use(self) -> int:
         return len(self.used)
 
-    async def open(self, in_use: Mapping[int, Path]) -> None:
+    async def open(self, in_use: Mapping[int, Path], offline: Set[int] = frozenset()) -> None:
         self.used.update(in_use)
 
     async def close(self) -> None:

@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,8 +72,13 @@ class Slots:
     def in_use(self) -> int:
         return len(self.used)
 
-    async def open(self, in_use: Mapping[int, Path]) -> None:
-        """Set up firewall and forwarding, take over the places in use, begin to fill the pool."""
+    async def open(self, in_use: Mapping[int, Path], offline: Set[int] = frozenset()) -> None:
+        """Set up firewall and forwarding, take over the places in use, begin to fill the pool.
+
+        Args:
+            offline: Those in use that may not reach the internet.
+        """
+        self.offline = set(offline)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self.executor, self.open_host)
         for index, path in in_use.items():
@@ -84,7 +89,8 @@ class Slots:
         self.wanted.set()
 
     def open_host(self) -> None:
-        firewall.install(self.subnet, self.nameservers)
+        offline = [str(self.guest_address(index)) for index in sorted(self.offline)]
+        firewall.install(self.subnet, self.nameservers, offline)
         changed = self.state / "forwarding"
         self.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         before = set(changed.read_text().split()) if changed.exists() else set()

@@ -13,6 +13,8 @@ from opene2b.core.ids import SandboxId
 
 log = logging.getLogger(__name__)
 
+RETRY_S = 2.0
+
 COMPACT_AT = 1024
 """Stale entries beyond this and beyond half of the heap are swept out."""
 
@@ -86,3 +88,6 @@ class Deadlines:
             await self.on_due(sandbox_id)
         except Exception:
             log.exception("expiry_failed", extra={"sandbox_id": sandbox_id})
+            # Its time is over all the same; unless somebody gave it another meanwhile.
+            if sandbox_id not in self.current:
+                self.set(sandbox_id, RETRY_S)

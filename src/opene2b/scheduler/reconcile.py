@@ -41,7 +41,11 @@ class Reconciler:
 
     async def sweep(self) -> None:
         while True:
-            await self.scheduler.store.sweep_idempotency(before=datetime.now(UTC) - PROMISE_KEPT)
+            try:
+                before = datetime.now(UTC) - PROMISE_KEPT
+                await self.scheduler.store.sweep_idempotency(before=before)
+            except ServiceError as exc:
+                log.error("sweep_failed", extra={"detail": f"{exc} ({exc.detail})"})
             await asyncio.sleep(SWEEP_S)
 
     async def follow(self) -> None:
@@ -80,12 +84,21 @@ class Reconciler:
                     await self.judge(row, statuses.get(row.id))
             for sandbox_id in statuses.keys() - rows.keys() - seen:
                 log.info("sandbox_without_record", extra={"sandbox_id": sandbox_id})
-                await scheduler.node.kill(SandboxId(sandbox_id))
+                try:
+                    await scheduler.node.kill(SandboxId(sandbox_id))
+                except ServiceError as exc:
+                    # One that cannot be ended may not keep the others from being looked after.
+                    detail = f"{exc} ({exc.detail})"
+                    log.error("kill_failed", extra={"sandbox_id": sandbox_id, "detail": detail})
         log.info("reconciled", extra={"records": len(rows), "on_node": len(statuses)})
 
     async def changed(self, status: SandboxStatus) -> None:
         sandbox_id = SandboxId(status.sandbox_id)
-        if sandbox_id in self.scheduler.creating or sandbox_id in self.scheduler.turns.under_way:
+        if sandbox_id in self.scheduler.creating:
+            if status.phase == node_pb2.PHASE_ENDED:
+                self.scheduler.ended_meanwhile.add(sandbox_id)
+            return
+        if sandbox_id in self.scheduler.turns.under_way:
             return
         row = await self.scheduler.store.sandbox(sandbox_id)
         if row is not None and row.execution_id == status.execution_id:
@@ -104,7 +117,8 @@ class Reconciler:
                 scheduler.turns.watch_deadline(row)
             elif phase in {node_pb2.PHASE_PAUSED, node_pb2.PHASE_STORED}:
                 scheduler.turns.settle(row.id)
-            elif phase != node_pb2.PHASE_STOPPING:
+            else:
+                # Also one that is just ending: whoever asked for that, it was not this control plane.
                 log.info("sandbox_lost", extra={"sandbox_id": row.id})
                 await scheduler.end(row, SandboxEvent.LOST)
         elif row.state in STANDING:
@@ -115,13 +129,16 @@ class Reconciler:
                     await scheduler.turns.memory_lost(row)
                 elif mine is not None and mine.wanted and row.options.get("auto_resume"):
                     scheduler.run(scheduler.turns.awake(row), f"awake {row.id}")
-            elif phase != node_pb2.PHASE_STOPPING:
+            else:
                 log.info("sandbox_lost", extra={"sandbox_id": row.id})
                 await scheduler.end(row, SandboxEvent.LOST)
         elif phase == node_pb2.PHASE_RUNNING:
             await self.finish_start(row)
         elif phase != node_pb2.PHASE_STARTING:
             await scheduler.store.delete_sandbox(row.id)
+            if key := row.options.get("idempotency_key"):
+                # Nothing was made: the next try under this key may try again.
+                await scheduler.store.drop_idempotency(row.team_id, key)
 
     async def finish_start(self, row: Sandbox) -> None:
         """A create that this process did not begin has made its sandbox: keep it if somebody can still ask for it."""

@@ -80,6 +80,8 @@ class Scheduler:
         self.deadlines = Deadlines(self.expire)
         self.creating: set[SandboxId] = set()
         """Creates under way in this process: nobody else may judge their records."""
+        self.ended_meanwhile: set[SandboxId] = set()
+        """Of those being created: what the node said has ended already."""
         self.onlookers: list[set[SandboxId]] = []
         """Each collects the creates that begin while it looks."""
         self.promises: dict[tuple[str, str], tuple[str, asyncio.Task[Sandbox]]] = {}
@@ -178,7 +180,7 @@ class Scheduler:
         try:
             return await self.start(team, order, sandbox_id, key=key)
         except BaseException:
-            # Nothing was made, so the next try may try again.
+            # Nothing was made, or what was is ended until it is gone: the next try may try again.
             await self.store.drop_idempotency(team.id, key)
             raise
 
@@ -224,25 +226,45 @@ class Scheduler:
                 await self.start_failed(sandbox, exc)
                 raise refused(exc, order.template) from exc
             except BaseException:
-                self.run(self.end(sandbox, SandboxEvent.KILL), f"abandon {sandbox_id}")
+                self.run(self.abandon(sandbox), f"abandon {sandbox_id}")
                 raise
             started = datetime.now(UTC)
-            row = await self.store.update_sandbox(
-                sandbox_id,
-                expected=frozenset({SandboxState.STARTING}),
-                state=SandboxState.RUNNING,
-                started_at=started,
-                end_at=started + timedelta(seconds=order.timeout_s),
-                max_end_at=started + timedelta(seconds=self.settings.max_timeout_s),
-            )
+            try:
+                row = await self.store.update_sandbox(
+                    sandbox_id,
+                    expected=frozenset({SandboxState.STARTING}),
+                    state=SandboxState.RUNNING,
+                    started_at=started,
+                    end_at=started + timedelta(seconds=order.timeout_s),
+                    max_end_at=started + timedelta(seconds=self.settings.max_timeout_s),
+                )
+            except BaseException:
+                self.run(self.abandon(sandbox), f"abandon {sandbox_id}")
+                raise
         finally:
             self.creating.discard(sandbox_id)
+            has_ended = sandbox_id in self.ended_meanwhile
+            self.ended_meanwhile.discard(sandbox_id)
         if row is None:
             raise WrongState(f"sandbox '{sandbox_id}' was ended while it started")
+        if has_ended:
+            self.run(self.end(row, SandboxEvent.LOST), f"lost {sandbox_id}")
         self.deadlines.set(sandbox_id, order.timeout_s)
         self.run(self.store.count_spawn(template.id, at=started), f"count {sandbox_id}")
         log.info("sandbox_created", extra={"sandbox_id": sandbox_id, "team_id": team.id})
         return row
+
+    async def abandon(self, sandbox: Sandbox) -> None:
+        """End a create that nobody gets, however long the store or the node cannot do their part."""
+        while True:
+            try:
+                current = await self.store.sandbox(sandbox.id)
+                if current is not None and current.state is not SandboxState.KILLING:
+                    await self.end(current, SandboxEvent.KILL)
+                return
+            except ServiceError as exc:
+                log.warning("abandon_failed", extra={"sandbox_id": sandbox.id, "detail": str(exc)})
+                await asyncio.sleep(KILL_RETRY_S)
 
     async def start_failed(self, sandbox: Sandbox, error: ServiceError) -> None:
         log.warning(
@@ -256,7 +278,7 @@ class Scheduler:
         if outcome_is_known(error):
             await self.store.delete_sandbox(sandbox.id)
         else:
-            self.run(self.end(sandbox, SandboxEvent.KILL), f"undo {sandbox.id}")
+            self.run(self.abandon(sandbox), f"undo {sandbox.id}")
 
     async def discard(self, creating: "asyncio.Task[Sandbox]") -> None:
         """End what a create makes whose caller has gone and has no key to ask for it again."""
@@ -340,7 +362,12 @@ class Scheduler:
             if only_longer and end_at <= sandbox.end_at:
                 return sandbox
             row = await self.store.update_sandbox(
-                sandbox_id, expected=RUNNING, execution_id=sandbox.execution_id, end_at=end_at
+                sandbox_id,
+                expected=RUNNING,
+                execution_id=sandbox.execution_id,
+                # Somebody else may have given it more time meanwhile.
+                ends_by=end_at if only_longer else None,
+                end_at=end_at,
             )
             if row is not None:
                 self.deadlines.set(sandbox_id, (end_at - datetime.now(UTC)).total_seconds())
@@ -385,15 +412,24 @@ class Scheduler:
                 # Either it is paused later, as its record says; or it runs on, and its time is over still.
                 self.deadlines.set(sandbox_id, KILL_RETRY_S)
                 return
-        await self.end(sandbox, SandboxEvent.EXPIRED)
+        if not await self.end(sandbox, SandboxEvent.EXPIRED, ends_by=datetime.now(UTC)):
+            # It was given more time just now, or it is being changed otherwise: look again.
+            self.deadlines.set(sandbox_id, KILL_RETRY_S)
 
-    async def end(self, sandbox: Sandbox, event: SandboxEvent) -> bool:
-        """Carry out what the table says of an event that ends it; False when somebody else was quicker."""
+    async def end(
+        self, sandbox: Sandbox, event: SandboxEvent, *, ends_by: datetime | None = None
+    ) -> bool:
+        """Carry out what the table says of an event that ends it; False when somebody else was quicker.
+
+        Args:
+            ends_by: Only if its time is over by then.
+        """
         new_state, instructions = states.apply(sandbox.state, event)
         row = await self.store.update_sandbox(
             sandbox.id,
             expected=frozenset({sandbox.state}),
             execution_id=sandbox.execution_id,
+            ends_by=ends_by,
             state=new_state,
         )
         if row is None:
@@ -416,12 +452,20 @@ class Scheduler:
             return
         _, instructions = states.apply(SandboxState.KILLING, SandboxEvent.FREED)
         if Instruction.FORGET in instructions:
-            await self.store.delete_sandbox(sandbox.id)
+            try:
+                await self.store.delete_sandbox(sandbox.id)
+            except ServiceError:
+                self.run(self.kill_later(sandbox), f"forget again {sandbox.id}")
+                raise
         log.info("sandbox_killed", extra={"sandbox_id": sandbox.id})
 
     async def kill_later(self, sandbox: Sandbox) -> None:
         await asyncio.sleep(KILL_RETRY_S)
-        current = await self.store.sandbox(sandbox.id)
+        try:
+            current = await self.store.sandbox(sandbox.id)
+        except ServiceError:
+            self.run(self.kill_later(sandbox), f"kill again {sandbox.id}")
+            raise
         if current is not None and current.state is SandboxState.KILLING:
             await self.finish_kill(current)
 

@@ -128,6 +128,7 @@ class MemoryStore:
         expected: frozenset[SandboxState],
         execution_id: ExecutionId | None = None,
         team_limit: int | None = None,
+        ends_by: datetime | None = None,
         **changes: Any,
     ) -> Sandbox | None:
         check_changes(changes)
@@ -135,6 +136,8 @@ class MemoryStore:
         if row is None or row.state not in expected:
             return None
         if execution_id is not None and row.execution_id != execution_id:
+            return None
+        if ends_by is not None and row.end_at > ends_by:
             return None
         alive = await self.count_sandboxes(row.team_id, ALIVE)
         if team_limit is not None and row.state not in ALIVE and alive >= team_limit:

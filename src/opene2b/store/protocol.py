@@ -144,11 +144,13 @@ class Store(Protocol):
         expected: frozenset[SandboxState],
         execution_id: ExecutionId | None = None,
         team_limit: int | None = None,
+        ends_by: datetime | None = None,
         **changes: Any,
     ) -> Sandbox | None:
         """Change fields of the row if its state is one of `expected` (and its execution the given one).
 
         Args:
+            ends_by: Only if its end_at is not later than this.
             team_limit: Nothing is changed, and LimitExceeded raised, when the team has so many that count already.
 
         The compare and the change are one transaction. Returns the new row, or None when there is no

@@ -231,14 +231,19 @@ class SqlStore(ABC):
         expected: frozenset[SandboxState],
         execution_id: ExecutionId | None = None,
         team_limit: int | None = None,
+        ends_by: datetime | None = None,
         **changes: Any,
     ) -> Sandbox | None:
         check_changes(changes)
-        change = changing(frozenset(changes), expected, execution_id is not None)
+        change = changing(
+            frozenset(changes), expected, execution_id is not None, ends_by is not None
+        )
         values = {f"new_{name}": value for name, value in changes.items()}
         values["sandbox"] = sandbox_id
         if execution_id is not None:
             values["execution"] = execution_id
+        if ends_by is not None:
+            values["ends_by"] = ends_by
 
         def work(connection: Connection) -> Sandbox | None:
             found = connection.execute(change, values)
@@ -358,13 +363,19 @@ def counting(states: frozenset[SandboxState]) -> Select[Any]:
 
 @cache
 def changing(
-    fields: frozenset[str], expected: frozenset[SandboxState], of_execution: bool
+    fields: frozenset[str],
+    expected: frozenset[SandboxState],
+    of_execution: bool,
+    of_end: bool,
 ) -> ReturningUpdate[Any]:
     change = update(sandboxes).where(
         sandboxes.c.id == bindparam("sandbox"), sandboxes.c.state.in_(sorted(expected))
     )
     if of_execution:
         change = change.where(sandboxes.c.execution_id == bindparam("execution"))
+    if of_end:
+        moment = bindparam("ends_by", type_=sandboxes.c.end_at.type)
+        change = change.where(sandboxes.c.end_at <= moment)
     values: dict[str, Any] = {
         name: bindparam(f"new_{name}", type_=sandboxes.c[name].type) for name in fields
     }

@@ -2,11 +2,15 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, urlencode
 
 import httpx
 import pytest
+
+from opene2b.core.errors import Internal
+from opene2b.core.states import SandboxEvent
 
 pytestmark = pytest.mark.slow
 
@@ -752,3 +756,85 @@ async def test_a_stored_sandbox_is_killed(plane):
 
     assert (await plane.client.delete(path)).status_code == 204
     assert list((plane.home.node / "sandboxes").iterdir()) == []
+
+
+# what an attack on the control plane found
+
+
+async def test_concurrent_extensions_keep_the_longest(plane):
+    made = await create(plane, timeout=60)
+    path = f"/v2/sandboxes/{made['sandboxID']}/connect"
+    for _ in range(10):
+        await plane.client.post(f"/sandboxes/{made['sandboxID']}/timeout", json={"timeout": 60})
+        await asyncio.gather(
+            *(plane.client.post(path, json={"timeout": wanted}) for wanted in (3000, 600, 1200))
+        )
+
+        assert left_s(await detail(plane, made["sandboxID"])) > 2900
+
+
+async def test_an_extension_in_the_moment_of_the_end_counts(plane):
+    made = await create(plane, timeout=60)
+    row = await plane.store.sandbox(made["sandboxID"])
+    stale = replace(row, end_at=datetime.now(UTC) - timedelta(seconds=1))
+    # The end was due by what was read; meanwhile the record says otherwise.
+    ended = await plane.scheduler.end(stale, SandboxEvent.EXPIRED, ends_by=datetime.now(UTC))
+
+    assert ended is False
+    assert (await detail(plane, made["sandboxID"]))["state"] == "running"
+
+
+async def test_an_end_that_fails_is_tried_again(plane, monkeypatch):
+    made = await create(plane, timeout=1)
+    real, failures = plane.store.update_sandbox, iter([Internal("the disk is full")])
+
+    async def failing(*args, **kwargs):
+        if kwargs.get("ends_by") is not None and (failure := next(failures, None)):
+            raise failure
+        return await real(*args, **kwargs)
+
+    monkeypatch.setattr(plane.store, "update_sandbox", failing)
+    until = asyncio.get_running_loop().time() + 20
+    while (await plane.client.get(f"/sandboxes/{made['sandboxID']}")).status_code == 200:
+        assert asyncio.get_running_loop().time() < until
+        await asyncio.sleep(0.1)
+
+    assert next(failures, "used") == "used"
+
+
+async def test_a_record_that_cannot_be_finished_leaves_no_sandbox(plane, monkeypatch):
+    real, failures = plane.store.update_sandbox, iter([Internal("the disk is full")] * 2)
+
+    async def failing(*args, **kwargs):
+        if failure := next(failures, None):
+            raise failure
+        return await real(*args, **kwargs)
+
+    monkeypatch.setattr(plane.store, "update_sandbox", failing)
+    refused = await plane.client.post("/v2/sandboxes", json={"templateID": "base"})
+    until = asyncio.get_running_loop().time() + 20
+    while plane.agent.live or await plane.store.all_sandboxes():
+        assert asyncio.get_running_loop().time() < until
+        await asyncio.sleep(0.05)
+
+    assert_error(refused, 500)
+
+
+async def test_a_sandbox_that_somebody_else_ended_is_gone_for_clients(plane):
+    made = await create(plane)
+    await plane.agent.kill(made["sandboxID"])
+    until = asyncio.get_running_loop().time() + 10
+    while await plane.store.all_sandboxes():
+        assert asyncio.get_running_loop().time() < until
+        await asyncio.sleep(0.02)
+
+    assert (await plane.client.get(f"/sandboxes/{made['sandboxID']}")).status_code == 404
+
+
+@pytest.mark.parametrize("depth", [65, 970, 2000, 50_000])
+async def test_what_is_nested_too_deep_is_refused(plane, depth):
+    body = b'{"templateID":"base","mcp":' + b'{"a":' * depth + b"1" + b"}" * depth + b"}"
+    headers = {"Content-Type": "application/json"}
+    refused = await plane.client.post("/v2/sandboxes", content=body, headers=headers)
+
+    assert "nested" in assert_error(refused, 400)["message"]

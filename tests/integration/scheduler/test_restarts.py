@@ -298,3 +298,19 @@ async def test_a_sandbox_whose_memory_went_with_the_machine_keeps_its_disk(host)
     assert (found["state"], found["pauseMode"]) == ("paused", "filesystem")
     assert resumed.status_code == 201
     await host.agent.kill(sandbox_id)
+
+
+async def test_a_key_whose_create_died_with_everything_may_be_used_again(host):
+    headers = {"Idempotency-Key": "k1"}
+    async with host.control_plane() as plane:
+        sandbox_id = await create(plane, **headers)
+        await as_if_cut_off_in_create(plane, sandbox_id)
+    await host.agent.kill(sandbox_id)
+    async with host.control_plane() as plane:
+        async with asyncio.timeout(LIMIT_S):
+            while await plane.store.all_sandboxes():
+                await asyncio.sleep(0.01)
+        again = await create(plane, **headers)
+
+        assert again != sandbox_id
+    await host.agent.kill(again)
