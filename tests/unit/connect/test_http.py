@@ -3,28 +3,12 @@
 import asyncio
 import os
 import re
-import socket
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+from http_serving import serving
 
 from opene2b.connect.http import FileBody, Request, Response
-from opene2b.connect.listener import HttpServer
-
-
-@asynccontextmanager
-async def serving(handler):
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    listener.setblocking(False)
-    server = HttpServer(handler)
-    await server.open(listener)
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        await server.close(grace_s=0)
-        await asyncio.sleep(0)
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from collections import deque
 from contextlib import asynccontextmanager
 
@@ -11,23 +10,10 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, DataReceived, ResponseReceived, StreamEnded, StreamReset
+from http_serving import serving
 
 from opene2b.connect import http2
 from opene2b.connect.http import FileBody, Request, Response
-from opene2b.connect.listener import HttpServer
-
-
-@asynccontextmanager
-async def serving(handler):
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
-    server = HttpServer(handler)
-    await server.open(listener)
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        await server.close(grace_s=0)
-        await asyncio.sleep(0)
 
 
 @asynccontextmanager
