@@ -168,6 +168,39 @@ async def a_change_of_nothing_is_only_the_comparison(store: Store) -> None:
     assert other is none is None
 
 
+async def a_change_may_need_an_end_that_is_not_later(store: Store) -> None:
+    sandbox = new_sandbox(new_team())
+    await store.add_sandbox(sandbox)
+    before = sandbox.end_at - timedelta(microseconds=1)
+    late = await store.update_sandbox(
+        sandbox.id, expected=RUNNING, ends_by=before, state=SandboxState.KILLING
+    )
+    exact = await store.update_sandbox(
+        sandbox.id, expected=RUNNING, ends_by=sandbox.end_at, state=SandboxState.KILLING
+    )
+
+    assert late is None
+    assert exact is not None
+
+
+async def a_paused_sandbox_counts_again_when_it_is_resumed(store: Store) -> None:
+    team = new_team()
+    paused = new_sandbox(team, state=SandboxState.PAUSED)
+    await store.add_sandbox(paused)
+    await store.add_sandbox(new_sandbox(team), team_limit=1)
+    wanted: dict[str, Any] = {
+        "expected": frozenset({SandboxState.PAUSED}),
+        "state": SandboxState.RESUMING,
+    }
+    with raises(LimitExceeded):
+        await store.update_sandbox(paused.id, team_limit=1, **wanted)
+    untouched = await store.sandbox(paused.id)
+    resumed = await store.update_sandbox(paused.id, team_limit=2, **wanted)
+
+    assert untouched == paused
+    assert resumed is not None
+
+
 async def of_many_changes_at_once_one_wins(store: Store) -> None:
     sandbox = new_sandbox(new_team())
     await store.add_sandbox(sandbox)
@@ -419,6 +452,8 @@ BEHAVIOURS: tuple[Behaviour, ...] = (
     a_deleted_sandbox_is_gone_with_its_metadata,
     a_change_needs_the_expected_state_and_execution,
     a_change_of_nothing_is_only_the_comparison,
+    a_change_may_need_an_end_that_is_not_later,
+    a_paused_sandbox_counts_again_when_it_is_resumed,
     of_many_changes_at_once_one_wins,
     an_unknown_field_is_refused,
     pages_have_every_row_once_in_order,
