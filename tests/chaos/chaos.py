@@ -187,40 +187,39 @@ class Killer:
             except (OSError, ValueError, KeyError):
                 return None
         if target == "forkserver":
-            return next(iter(named("opene2b.forkserver")), None)
-        inside = named("envd")
+            return fork_server()
+        inside = daemons()
         return self.dice.choice(inside) if inside else None
 
 
-def named(word: str) -> list[int]:
-    """Processes of this home's server by a word of their command line, or of its sandboxes."""
+def daemons() -> list[int]:
+    """The envds in sandboxes of this home's server."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            group = (path / "cgroup").read_text()
-            inside = "/opene2b/i" in group
-            if inside:
-                is_wanted = (path / "comm").read_text().strip() == word and is_ours(group)
-            else:
-                is_wanted = word in line and is_child_of_ours(path)
-            if is_wanted:
+            sandbox_id = (path / "cgroup").read_text().partition("/opene2b/")[2].partition("\n")[0]
+            is_envd = (path / "comm").read_text().strip() == "envd"
+            if (
+                sandbox_id
+                and is_envd
+                and (real_server.HOME / "node/sandboxes" / sandbox_id).exists()
+            ):
                 found.append(int(path.name))
     return found
 
 
-def is_ours(group: str) -> bool:
-    sandbox_id = group.partition("/opene2b/")[2].partition("\n")[0]
-    return (real_server.HOME / "node/sandboxes" / sandbox_id).exists()
-
-
-def is_child_of_ours(path: Path) -> bool:
-    parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+def fork_server() -> int | None:
+    """The one child of the node agent, whose command line is hidden."""
     try:
-        children = json.loads((real_server.HOME / "run/children.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return int(parent) in [int(pids[0]) for pids in children.values()]
+        agent = json.loads((real_server.HOME / "run/children.json").read_text())["node"][0]
+    except (OSError, ValueError, KeyError):
+        return None
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == agent:
+                return int(path.name)
+    return None
 
 
 def serves() -> bool:

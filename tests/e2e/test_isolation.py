@@ -356,3 +356,33 @@ def test_a_sandbox_without_internet_access_stays_so_when_the_agent_is_killed(ser
 
     assert address in before
     assert address in after
+
+
+def test_an_envd_that_was_started_again_is_known_to_the_next_agent(server):
+    sandbox = Sandbox.create(timeout=60)
+    sandbox.commands.run("pkill -9 -x envd; true", user="root", background=True)
+    until = time.monotonic() + 20
+    while True:
+        try:
+            sandbox.commands.run("true")
+            break
+        except Exception:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+    log = real_server.HOME / "logs/node.log"
+    opened = log.read_text().count('"agent_open"')
+    victim = json.loads((real_server.HOME / "run/children.json").read_text())["node"][0]
+    os.kill(victim, signal.SIGKILL)
+    while log.read_text().count('"agent_open"') == opened:
+        assert time.monotonic() < until + 20
+        time.sleep(0.05)
+    time.sleep(3)
+    refused = sum(
+        "envd_start_refused" in line and sandbox.sandbox_id in line
+        for line in log.read_text().splitlines()
+    )
+    answer = sandbox.commands.run("echo there").stdout
+    sandbox.kill()
+
+    assert answer == "there\n"
+    assert refused <= 1

@@ -109,6 +109,8 @@ class Reconciler:
         scheduler = self.scheduler
         mine = status if status is not None and status.execution_id == row.execution_id else None
         phase = mine.phase if mine is not None else None
+        if phase == node_pb2.PHASE_STARTING and row.state is not SandboxState.KILLING:
+            return  # said before its create was finished, or it is being made: what comes next is said as well
         if row.state is SandboxState.KILLING:
             if phase != node_pb2.PHASE_STOPPING:
                 await scheduler.finish_kill(row)
@@ -134,7 +136,7 @@ class Reconciler:
                 await scheduler.end(row, SandboxEvent.LOST)
         elif phase == node_pb2.PHASE_RUNNING:
             await self.finish_start(row)
-        elif phase != node_pb2.PHASE_STARTING:
+        else:
             await scheduler.store.delete_sandbox(row.id)
             if key := row.options.get("idempotency_key"):
                 # Nothing was made: the next try under this key may try again.

@@ -8,6 +8,8 @@ import pytest
 
 from opene2b.core.ids import ExecutionId, new_uuid
 from opene2b.core.states import SandboxState
+from opene2b.gen import node_pb2
+from opene2b.gen.node_pb2 import SandboxStatus
 
 pytestmark = pytest.mark.slow
 BODY = {"templateID": "base"}
@@ -314,3 +316,16 @@ async def test_a_key_whose_create_died_with_everything_may_be_used_again(host):
 
         assert again != sandbox_id
     await host.agent.kill(again)
+
+
+async def test_word_of_a_start_that_comes_late_changes_nothing(host):
+    async with host.control_plane() as plane:
+        sandbox_id = await create(plane)
+        row = await plane.store.sandbox(sandbox_id)
+        late = SandboxStatus(
+            sandbox_id=sandbox_id, execution_id=row.execution_id, phase=node_pb2.PHASE_STARTING
+        )
+        await plane.reconciler.changed(late)
+
+        assert await listed(plane) == [sandbox_id]
+    await host.agent.kill(sandbox_id)

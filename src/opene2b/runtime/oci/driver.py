@@ -190,6 +190,10 @@ class OciRuntime:
                     "envd_start_refused",
                     extra={"sandbox_id": handle["sandbox_id"], "detail": str(exc)},
                 )
+                # One may be there that an earlier agent started: then its end is what to wait for.
+                there = await asyncio.to_thread(self.find_envd, handle["sandbox_id"])
+                if there is not None:
+                    pid, started = there
                 continue
             pid, started = again.envd_pid, again.envd_started
 
@@ -235,6 +239,19 @@ class OciRuntime:
             await readable(init)
         finally:
             os.close(init)
+
+    def find_envd(self, sandbox_id: str) -> tuple[int, int] | None:
+        """(process id, start time) of what goes by that name. A guest may call something of its own so, and is without
+        envd then for as long as that lives."""
+        for pid in self.members(sandbox_id):
+            try:
+                name = Path(f"/proc/{pid}/comm").read_text().strip()
+            except OSError:
+                continue
+            started = processes.start_time(pid)
+            if name == "envd" and started is not None:
+                return pid, started
+        return None
 
     def members(self, sandbox_id: str) -> list[int]:
         for directory in cgroups.named(specs.cgroup_path(sandbox_id), self.hierarchies):
