@@ -3,7 +3,7 @@
     .venv/bin/python tests/chaos/chaos.py [--kills 200] [--seed 1] [--workers 4]
 
 Every worker drives its own sandboxes with the stock SDK: creates, commands, files, pauses (with memory and without),
-connects, kills. Meanwhile the control plane, the proxy, the node agent, its fork server and the daemons inside are killed
+connects, kills. Meanwhile the control plane, the proxy, the node agent and the daemons inside are killed
 with SIGKILL. At the end each sandbox must be in a state that its client was told, or asked for last; with its disk, and its
 memory where that was not given up. The seed fixes what is tried and who is killed; when things happen is the machine's.
 """
@@ -33,7 +33,7 @@ from e2b import Sandbox, SandboxState
 PAUSE_S = (0.3, 1.2)
 """Between two kills."""
 SETTLE_LIMIT_S = 30.0
-TARGETS = ("api", "proxy", "node", "forkserver", "envd")
+TARGETS = ("api", "proxy", "node", "envd")
 RUNNING, PAUSED, GONE = "running", "paused", "gone"
 
 
@@ -186,8 +186,6 @@ class Killer:
                 return int(children[target][0])
             except (OSError, ValueError, KeyError):
                 return None
-        if target == "forkserver":
-            return fork_server()
         inside = daemons()
         return self.dice.choice(inside) if inside else None
 
@@ -206,20 +204,6 @@ def daemons() -> list[int]:
             ):
                 found.append(int(path.name))
     return found
-
-
-def fork_server() -> int | None:
-    """The one child of the node agent, whose command line is hidden."""
-    try:
-        agent = json.loads((real_server.HOME / "run/children.json").read_text())["node"][0]
-    except (OSError, ValueError, KeyError):
-        return None
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            parent = (path / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == agent:
-                return int(path.name)
-    return None
 
 
 def serves() -> bool:
