@@ -76,21 +76,28 @@ class Child:
             log.close()
 
     async def once(self, log: ChildLog) -> int:
-        # Its own session: Ctrl-C reaches `serve` alone, which stops the children in order.
-        self.process = await asyncio.create_subprocess_exec(
-            *self.command,
-            env=self.env,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
-        assert self.process.stdout is not None
-        reader = asyncio.create_task(copy_output(self.process.stdout, log))
+        # A pipe of our own: with asyncio's, `wait` waits for its end as well, and what the child left running may hold it
+        # open for ever (a helper of the agent's, frozen in a sandbox that was paused).
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            # Its own session: Ctrl-C reaches `serve` alone, which stops the children in order.
+            self.process = await asyncio.create_subprocess_exec(
+                *self.command,
+                env=self.env,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=writing,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        reader = asyncio.create_task(copy_output(reading, log))
         try:
             return await self.process.wait()
         finally:
-            # What the child left running may hold its output open (the agent's own helpers).
             await asyncio.wait({reader}, timeout=0.5)
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
@@ -120,9 +127,17 @@ class Child:
                 os.kill(self.process.pid, number)
 
 
-async def copy_output(stream: asyncio.StreamReader, log: ChildLog) -> None:
-    while data := await stream.read(1 << 16):
-        log.write(data)
+async def copy_output(reading: int, log: ChildLog) -> None:
+    """Until its end. Closes the descriptor."""
+    stream = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(reading, "rb", buffering=0)
+    )
+    try:
+        while data := await stream.read(1 << 16):
+            log.write(data)
+    finally:
+        transport.close()
 
 
 def described(code: int) -> str:
