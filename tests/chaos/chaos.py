@@ -284,6 +284,8 @@ def run(kills: int, seed: int, workers: int) -> int:
     env = real_server.server_env()
     subprocess.run([*real_server.COMMAND, "setup-base"], env=env, check=True, timeout=600)
     subprocess.run([*real_server.COMMAND, "down"], env=env, check=True, timeout=60)
+    # Another server of this machine may have sandboxes.
+    others = set(real_server.leftovers())
     with tempfile.TemporaryDirectory() as scratch:
         process = real_server.start_server(env, Path(scratch) / "serve.log")
         try:
@@ -304,7 +306,7 @@ def run(kills: int, seed: int, workers: int) -> int:
         finally:
             real_server.stop_server(process)
             subprocess.run([*real_server.COMMAND, "down"], env=env, check=True, timeout=120)
-    left = real_server.leftovers()
+    left = [item for item in real_server.leftovers() if item not in others]
     for name, count in sorted(load.counts.items()):
         print(f"{count:>6}  {name}")
     print("killed: " + ", ".join(f"{name} {count}" for name, count in killer.counts.most_common()))
