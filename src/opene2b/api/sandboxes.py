@@ -34,6 +34,8 @@ VARIABLES_LIMIT_BYTES = 1 << 20
 """Half of what the kernel takes for all arguments and variables of a program."""
 METADATA_LIMIT_BYTES = 1 << 20
 DEPTH_LIMIT = 64
+FILTER_LIMIT = 50
+"""Pairs of a metadata filter: each is a join, and SQLite takes 64 of them."""
 
 
 async def create(call: Call) -> Response:
@@ -288,7 +290,9 @@ def parse_metadata(text: str | None) -> dict[str, str]:
     if not text:
         return {}
     try:
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, max_num_fields=1000)
+        pairs = parse_qsl(
+            text, keep_blank_values=True, strict_parsing=True, max_num_fields=FILTER_LIMIT
+        )
     except ValueError as exc:
         raise InvalidArgument(f"validation error: metadata: {exc}") from exc
     return {unquote(name): unquote(value) for name, value in pairs}

@@ -97,10 +97,16 @@ class Turns:
                     await self.agent.runtime.pause(before.handle)
                 else:
                     await self.agent.runtime.resume(before.handle)
+                if live.entry.phase is Phase.ENDED:
+                    raise WrongState(
+                        f"sandbox '{live.sandbox_id}' ended meanwhile", reason="sandbox_ended"
+                    )
             except BaseException:
-                live.entry = before
-                self.agent.table.save(before)
-                self.agent.events.publish(live.status)
+                # One that ended meanwhile has been said to be so, and stays it.
+                if live.entry.phase is not Phase.ENDED:
+                    live.entry = before
+                    self.agent.table.save(before)
+                    self.agent.events.publish(live.status)
                 raise
             live.entry = wanted
             if phase is Phase.RUNNING:

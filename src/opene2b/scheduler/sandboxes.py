@@ -164,7 +164,7 @@ class Scheduler:
             if kept.body_digest != digest:
                 raise mismatch(key)
             sandbox = await self.store.sandbox(kept.sandbox_id)
-            if sandbox is not None and sandbox.state is SandboxState.RUNNING:
+            if sandbox is not None and sandbox.state in VISIBLE:
                 return sandbox
             if sandbox is not None and sandbox.state is SandboxState.STARTING:
                 raise WrongState(
@@ -402,7 +402,7 @@ class Scheduler:
         if sandbox.options.get("auto_pause"):
             try:
                 disk_only = sandbox.options.get("auto_pause_memory") is False
-                await self.turns.pause(sandbox, disk_only=disk_only)
+                await self.turns.pause(sandbox, disk_only=disk_only, ends_by=datetime.now(UTC))
                 return
             except Unsupported as exc:
                 log.warning(

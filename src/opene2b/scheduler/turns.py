@@ -12,7 +12,14 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from opene2b.core import states
-from opene2b.core.errors import DeadlineExceeded, NotFound, ServiceError, Unsupported, WrongState
+from opene2b.core.errors import (
+    DeadlineExceeded,
+    NoCapacity,
+    NotFound,
+    ServiceError,
+    Unsupported,
+    WrongState,
+)
 from opene2b.core.ids import SandboxId
 from opene2b.core.records import Sandbox
 from opene2b.core.states import SandboxEvent, SandboxState
@@ -44,7 +51,9 @@ class Turns:
         else:
             await asyncio.wait({task})
 
-    async def pause(self, sandbox: Sandbox, *, disk_only: bool = False) -> Sandbox:
+    async def pause(
+        self, sandbox: Sandbox, *, disk_only: bool = False, ends_by: datetime | None = None
+    ) -> Sandbox:
         """A running sandbox stands still afterwards; or its processes have ended, and its disk is kept.
 
         Raises:
@@ -54,7 +63,9 @@ class Turns:
         """
         mode = DISK_ONLY if disk_only else WITH_MEMORY
         options = {**sandbox.options, PAUSE_MODE: mode}
-        return await self.take(sandbox, E.PAUSE, self.finish_pause, options=options)
+        return await self.take(
+            sandbox, E.PAUSE, self.finish_pause, ends_by=ends_by, options=options
+        )
 
     async def resume(self, sandbox: Sandbox, timeout_s: int, *, disk_only: bool = False) -> Sandbox:
         """A paused sandbox runs afterwards, for so many seconds.
@@ -99,6 +110,7 @@ class Turns:
         finish: Any,
         *,
         team_limit: int | None = None,
+        ends_by: datetime | None = None,
         **changes: Any,
     ) -> Sandbox:
         state, _ = states.apply(sandbox.state, event)
@@ -109,6 +121,7 @@ class Turns:
                 expected=frozenset({sandbox.state}),
                 execution_id=sandbox.execution_id,
                 team_limit=team_limit,
+                ends_by=ends_by,
                 state=state,
                 **changes,
             )
@@ -165,7 +178,11 @@ class Turns:
                 # Where memory was kept it is let go of; else this changes nothing.
                 await self.scheduler.node.pause(row)
             await self.scheduler.node.resume(row)
-        except (NotFound, WrongState):
+        except (NotFound, WrongState) as exc:
+            if exc.reason == "image_not_found":
+                # What it was made from is missing; its disk is not.
+                await self.change(row, E.RESUME_FAILED, end_at=datetime.now(UTC))
+                raise NoCapacity(exc.message, reason="template_not_ready", retryable=False) from exc
             await self.scheduler.end(row, E.LOST)
             return None
         except ServiceError as exc:

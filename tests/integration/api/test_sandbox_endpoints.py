@@ -838,3 +838,35 @@ async def test_what_is_nested_too_deep_is_refused(plane, depth):
     refused = await plane.client.post("/v2/sandboxes", content=body, headers=headers)
 
     assert "nested" in assert_error(refused, 400)["message"]
+
+
+async def test_a_stored_sandbox_outlives_the_lack_of_its_image(plane):
+    made = await create(plane)
+    path = f"/sandboxes/{made['sandboxID']}"
+    await plane.client.post(f"{path}/pause", json={"memory": False})
+    image = plane.home.images / "base"
+    image.rename(image.with_name("away"))
+    refused = await plane.client.post(f"/v2{path}/connect", json={})
+    found = await detail(plane, made["sandboxID"])
+    image.with_name("away").rename(image)
+    resumed = await plane.client.post(f"/v2{path}/connect", json={})
+
+    assert_error(refused, 503)
+    assert found["state"] == "paused"
+    assert resumed.status_code == 201
+
+
+async def test_a_key_whose_sandbox_is_paused_gives_that_sandbox(plane):
+    body, headers = {"templateID": "base"}, {"Idempotency-Key": "paused"}
+    first = await plane.client.post("/v2/sandboxes", json=body, headers=headers)
+    await plane.client.post(f"/sandboxes/{first.json()['sandboxID']}/pause")
+    second = await plane.client.post("/v2/sandboxes", json=body, headers=headers)
+
+    assert second.status_code == 201
+    assert second.json()["sandboxID"] == first.json()["sandboxID"]
+
+
+async def test_a_filter_of_too_many_pairs_is_refused(plane):
+    pairs = urlencode({f"k{number}": "v" for number in range(70)})
+
+    assert_error(await plane.client.get(f"/v2/sandboxes?metadata={quote(pairs)}"), 400)

@@ -493,3 +493,25 @@ async def test_a_store_that_died_with_its_agent_is_finished(open_agent, runtime,
     await second.kill(order.sandbox_id)
 
     assert seen == ({order.sandbox_id: Phase.STORED}, Status.ENDED, 0)
+
+
+async def test_a_sandbox_that_ends_while_it_is_paused_is_not_told_to_be_paused(
+    agent, runtime, order, monkeypatch
+):
+    await agent.create(order)
+    real = runtime.pause
+
+    async def pause(handle):
+        await real(handle)
+        await runtime.stop(handle, grace_s=0)
+        async with asyncio.timeout(LIMIT_S):
+            while phases(agent)[order.sandbox_id] is not Phase.ENDED:
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(runtime, "pause", pause)
+    with pytest.raises(WrongState):
+        await agent.turns.pause(order.sandbox_id, order.execution_id)
+    seen = phases(agent)
+    await agent.kill(order.sandbox_id)
+
+    assert seen == {order.sandbox_id: Phase.ENDED}
