@@ -1,5 +1,6 @@
 """The ASGI application: match, authenticate, answer, and turn what goes wrong into the contract's errors."""
 
+import asyncio
 import logging
 import time
 
@@ -14,7 +15,7 @@ from opene2b.api.call import Call, ClientGone, Handler, Json, Parts
 from opene2b.api.routes import ENDPOINTS, NOT_YET
 from opene2b.api.routing import Router
 from opene2b.api.wire import Error
-from opene2b.core.errors import InvalidArgument, ServiceError
+from opene2b.core.errors import InvalidArgument, NoCapacity, ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,13 @@ class App:
         except ClientGone:
             log.info("client_gone", extra={"method": request.method, "route": route})
             return
+        except asyncio.CancelledError:
+            # The server stops and waits no longer. A client that resent a create would not know of the first.
+            is_safe = request.method in {"GET", "HEAD"}
+            stopping = NoCapacity(
+                "the server is stopping", reason="server_stopping", retryable=is_safe
+            )
+            response = errors.response(stopping)
         except ServiceError as exc:
             response = errors.response(exc)
         except Exception:

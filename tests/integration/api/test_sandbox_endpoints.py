@@ -870,3 +870,19 @@ async def test_a_filter_of_too_many_pairs_is_refused(plane):
     pairs = urlencode({f"k{number}": "v" for number in range(70)})
 
     assert_error(await plane.client.get(f"/v2/sandboxes?metadata={quote(pairs)}"), 400)
+
+
+async def test_a_request_that_a_stopping_server_cuts_off_is_answered_in_json(plane, monkeypatch):
+    begun = asyncio.Event()
+
+    async def hang(*args, **kwargs):
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(plane.scheduler, "find", hang)
+    asking = asyncio.create_task(plane.client.get("/sandboxes/iabc"))
+    await asyncio.wait_for(begun.wait(), 5)
+    asking.cancel()
+    answer = await asking
+
+    assert assert_error(answer, 503)["message"] == "the server is stopping"
